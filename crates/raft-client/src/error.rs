@@ -1,0 +1,107 @@
+//! What can go wrong, as a sentence for the person and a kind for the program.
+
+use crate::exit_codes::ExitCode;
+
+/// Why a call failed. Each kind has its own exit code and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The call itself makes no sense: a malformed endpoint, a key with white space.
+    #[error("{0}")]
+    Usage(String),
+    /// No endpoint has a node behind it that talks. Nothing was written.
+    #[error("No node answered at {tried}. Start one: scripts/cluster up 3")]
+    NoNodeAnswered {
+        /// The endpoints that were tried, each with the reason.
+        tried: String,
+    },
+    /// Nodes answer, but know no leader. Nothing was written.
+    #[error(
+        "No leader was found in time: {0}. Nothing was written; raft-client status shows the nodes"
+    )]
+    NoLeader(String),
+    /// A majority of the voters cannot be reached. Nothing was written.
+    #[error(
+        "No quorum: {0}. A majority of the voters must run; raft-client status shows the nodes"
+    )]
+    NoQuorum(String),
+    /// The entry is over the cluster's limit. Nothing was written.
+    #[error("Not accepted for its size: {0}. The limit is MaxEntryBytes in config.json")]
+    TooLarge(String),
+    /// Too much is waiting. Nothing was written.
+    #[error("Overloaded: {0}. Nothing was written; try again later, or with a longer --timeout")]
+    Overloaded(String),
+    /// The cluster no longer knows the session. Nothing was written.
+    #[error("The session has expired: {0}. Nothing was written; run the command again")]
+    SessionExpired(String),
+    /// The request was sent, and whether it was or will be carried out is not known.
+    #[error(
+        "The outcome is unknown: {0}. It may have been done, or may yet be: look before you repeat it"
+    )]
+    OutcomeUnknown(String),
+    /// A node of another cluster than the first one answers at an endpoint.
+    #[error("Another cluster: {0}. The endpoints must all belong to one cluster")]
+    OtherCluster(String),
+    /// The node has no cluster yet, or its cluster takes no entries yet. Nothing was written.
+    #[error("No cluster yet: {0}. It takes entries once a second node has joined")]
+    NoCluster(String),
+    /// The state machine beside the node does not answer.
+    #[error("The state machine is down: {0}. Its own log says why; raft goes on without it")]
+    StateMachineDown(String),
+    /// The log may not grow. Nothing was written.
+    #[error(
+        "The log is full: {0}. Nothing was written; make room on the disk, or raise MaxLogBytes"
+    )]
+    LogFull(String),
+    /// The time ran out, and nothing was written.
+    #[error(
+        "No answer in time: {0}. A longer --timeout may help; raft-client status shows the nodes"
+    )]
+    TimedOut(String),
+    /// What answers does not speak as this client does, or refuses what it says.
+    #[error("Refused: {0}")]
+    Invalid(String),
+    /// A node answers, and says that it does not serve.
+    #[error("Not serving: {0}")]
+    NotServing(String),
+    /// Standard input or output failed.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl ClientError {
+    /// The code that the command line exits with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::Usage,
+            Self::NoNodeAnswered { .. } => ExitCode::NoNodeAnswered,
+            Self::NoLeader(_) => ExitCode::NoLeader,
+            Self::NoQuorum(_) => ExitCode::NoQuorum,
+            Self::TooLarge(_) => ExitCode::TooLarge,
+            Self::Overloaded(_) => ExitCode::Overloaded,
+            Self::SessionExpired(_) => ExitCode::SessionExpired,
+            Self::OutcomeUnknown(_) => ExitCode::OutcomeUnknown,
+            Self::OtherCluster(_) => ExitCode::OtherCluster,
+            Self::NoCluster(_) => ExitCode::NoCluster,
+            Self::StateMachineDown(_) => ExitCode::StateMachineDown,
+            Self::LogFull(_) => ExitCode::LogFull,
+            Self::TimedOut(_) => ExitCode::TimedOut,
+            Self::Invalid(_) => ExitCode::Invalid,
+            Self::NotServing(_) => ExitCode::NotServing,
+            Self::Io(_) => ExitCode::Io,
+        }
+    }
+}
+
+/// A sentence from elsewhere as it may go to a terminal: no control characters, bounded, and
+/// without the full stop that the surrounding sentence adds.
+pub(crate) fn quoted(sentence: &str) -> String {
+    const SENTENCE_CHARACTERS_MAX: usize = 400;
+    let start = sentence
+        .trim()
+        .trim_end_matches('.')
+        .chars()
+        .take(SENTENCE_CHARACTERS_MAX);
+    start
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

@@ -1,0 +1,117 @@
+//! Leadership transfer (§3.10 of the dissertation).
+
+use crate::ids::{NodeId, Time};
+use crate::io::Event;
+use crate::message::Message;
+use crate::raft::{Raft, Role};
+
+/// A hand-over that is under way. Meanwhile no new entries are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Transfer {
+    to: NodeId,
+    token: u64,
+    sent: bool,
+    deadline: Time,
+}
+
+impl Transfer {
+    pub(crate) fn to(&self) -> NodeId {
+        self.to
+    }
+
+    /// What the heir shows to voters, once it was told.
+    pub(crate) fn token(&self) -> Option<u64> {
+        self.sent.then_some(self.token)
+    }
+
+    pub(crate) fn deadline(&self) -> Time {
+        self.deadline
+    }
+}
+
+impl Raft {
+    /// Begins to hand over to `to`, or to the first in the order of succession.
+    pub(crate) fn transfer(&mut self, to: Option<NodeId>) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        let configuration = self.configuration().1;
+        let heirs = self.order_of_succession();
+        let heir = match to {
+            Some(node) => heirs.into_iter().find(|heir| *heir == node),
+            None => heirs.first().copied(),
+        };
+        let Some(heir) = heir.filter(|heir| configuration.voters.contains(heir)) else {
+            let to = to.unwrap_or(self.id);
+            return self.event(Event::Transfer {
+                to,
+                outcome: "no such voter",
+            });
+        };
+        // 0 would mean "no token".
+        let token = self.dice.next() | 1;
+        let deadline = self.now + self.options.elect_timeout_max;
+        if let Some(leading) = self.leading() {
+            leading.transfer = Some(Transfer {
+                to: heir,
+                token,
+                sent: false,
+                deadline,
+            });
+        }
+        self.event(Event::Transfer {
+            to: heir,
+            outcome: "begun",
+        });
+        self.append_entries_until_caught_up(heir);
+        self.run_transfer();
+    }
+
+    /// Tells the heir once it has everything; gives up when it takes too long.
+    pub(crate) fn run_transfer(&mut self) {
+        let (now, term, last) = (self.now, self.term(), self.log.last().index);
+        let Role::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let Some(transfer) = &mut leading.transfer else {
+            return;
+        };
+        let to = transfer.to;
+        let ready = leading
+            .progress
+            .get(&to)
+            .is_some_and(|peer| peer.match_index == last);
+        if now >= transfer.deadline {
+            leading.transfer = None;
+            self.event(Event::Transfer {
+                to,
+                outcome: "given up: the heir did not take over",
+            });
+            if self.disk.sick {
+                self.yield_role("its disk is sick, and nobody took over");
+            }
+        } else if ready && !transfer.sent {
+            transfer.sent = true;
+            let token = transfer.token;
+            self.event(Event::Transfer {
+                to,
+                outcome: "the heir was told",
+            });
+            self.send(to, Message::TimeoutNow { term, token });
+        }
+    }
+
+    /// Leads no more for a reason of its own: to an heir if there is one, else to nobody.
+    pub(crate) fn yield_leadership(&mut self, reason: &'static str) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        self.transfer(None);
+        let handing_over = self
+            .leading()
+            .is_some_and(|leading| leading.transfer.is_some());
+        if !handing_over {
+            self.yield_role(reason);
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! Reading the log back when it is opened: replay, and the judgement over its last bytes.
+//!
+//! Everything but the end of the last segment was durable before something that rests on it was
+//! written, so it is intact or it is damaged (D3). Only there a batch may be half written. The bad
+//! bytes are a torn tail, and dropped, unless a batch behind them states that they were durable.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{ClusterId, Configuration, HardState, Index, Payload, Position};
+
+use crate::catalog::{Catalog, Terms};
+use crate::disk::{Disk, DiskFile, Doing, Failure};
+use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, Record, SegmentHeader};
+use crate::segment::{is_half_made, segment_name, segment_number};
+
+/// Files are read in pieces of at least this many bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// Enough of a segment to know how long its header is.
+const HEADER_START_BYTES: usize = 16;
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Something that was durable is no longer what was written. Nothing was changed.
+    #[error(
+        "the log is damaged at byte {offset} of {path}: {what}. Its entries up to {} are intact. A \
+         node must not start on a log that has lost what it promised: restore this file, or remove \
+         the node's data directory and let it join as a new node", intact.index
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where in it the first bad record begins.
+        offset: u64,
+        /// What is wrong with it.
+        what: String,
+        /// The last entry before the damage (D6).
+        intact: Position,
+    },
+    /// A whole segment is gone. Nothing was changed.
+    #[error(
+        "{path} is missing, although the log goes on after it. Restore it, or remove the node's data \
+         directory and let it join as a new node"
+    )]
+    Missing {
+        /// The file.
+        path: String,
+    },
+    /// The bytes are intact, but of a kind that this version does not know. Nothing was changed.
+    #[error("{path} was written by another version of the program (at byte {offset}: {what})")]
+    Unknown {
+        /// The file.
+        path: String,
+        /// Where.
+        offset: u64,
+        /// What is not known.
+        what: String,
+    },
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] Failure),
+}
+
+/// What replaying a log yields.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    pub hard_state: HardState,
+    pub terms: Terms,
+    pub configurations: Vec<(Index, Arc<Configuration>)>,
+    pub cluster_id: Option<ClusterId>,
+    pub catalog: Catalog,
+    /// Bytes that the segments take on the disk.
+    pub bytes_used: u64,
+    pub current: Option<Current>,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub number: u64,
+    pub name: Arc<str>,
+    pub file: Arc<dyn DiskFile>,
+    pub generation: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Where the next batch goes.
+    pub end: u64,
+    /// Everything below this is durable.
+    pub synced: u64,
+    /// The last batch is a mark, which says nothing but that all before it is durable.
+    pub marked: bool,
+    /// Checksum of the last header.
+    pub checksum: u32,
+}
+
+struct Segment {
+    name: Arc<str>,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+    header: SegmentHeader,
+    header_bytes: u64,
+    checksum: u32,
+}
+
+/// Reads a log; repairs its end. Only half-made files are removed before everything is read.
+pub(crate) fn recover(disk: &dyn Disk) -> Result<Replay, OpenError> {
+    let mut numbers = Vec::new();
+    let names = disk.list().doing("list the directory of", disk, "log")?;
+    for name in names {
+        if is_half_made(&name) {
+            disk.remove(&name).doing("remove", disk, &name)?;
+        } else if let Some(number) = segment_number(&name) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    let mut replay = Replay::default();
+    let mut segment: Option<Segment> = None;
+    for (expected, number) in (1..).zip(numbers) {
+        if number != expected {
+            return Err(OpenError::Missing {
+                path: disk.path(&segment_name(expected)),
+            });
+        }
+        // One segment ahead, because the next one says where this one ends.
+        let next = open_segment(disk, number, replay.terms.last())?;
+        if let Some(segment) = &segment {
+            replay_segment(disk, segment, Some(&next.header), &mut replay)?;
+        }
+        segment = Some(next);
+    }
+    if let Some(last) = &segment {
+        let end = replay_segment(disk, last, None, &mut replay)?;
+        finish(disk, last, &end)?;
+        replay.current = Some(Current {
+            number: last.header.number,
+            name: last.name.clone(),
+            file: last.file.clone(),
+            generation: last.header.generation,
+            bytes: last.length,
+            end: end.end,
+            synced: end.end,
+            marked: end.marked,
+            checksum: end.checksum,
+        });
+    }
+    Ok(replay)
+}
+
+/// Opens a segment and reads its header. `intact` is where the log that was read so far ends.
+fn open_segment(disk: &dyn Disk, number: u64, intact: Position) -> Result<Segment, OpenError> {
+    let name: Arc<str> = segment_name(number).into();
+    let wrong = |flaw| verdict(disk, &segment_name(number), 0, intact, flaw);
+    let file = disk.open(&name).doing("open", disk, &name)?;
+    let length = file.len().doing("read", disk, &name)?;
+    let mut bytes = vec![0; HEADER_START_BYTES];
+    let read = file.read_at(0, &mut bytes).doing("read", disk, &name)?;
+    bytes.truncate(read);
+    let header_bytes = SegmentHeader::length(&bytes).map_err(wrong)?;
+    bytes.resize(header_bytes as usize, 0);
+    let read = file.read_at(0, &mut bytes).doing("read", disk, &name)?;
+    bytes.truncate(read);
+    let (header, checksum) = SegmentHeader::decode(&bytes).map_err(wrong)?;
+    if header.number != number {
+        return Err(wrong(Flaw::Damaged(
+            "it is another segment under this one's name",
+        )));
+    }
+    Ok(Segment {
+        name,
+        file,
+        length,
+        header,
+        header_bytes,
+        checksum,
+    })
+}
+
+fn verdict(disk: &dyn Disk, name: &str, offset: u64, intact: Position, flaw: Flaw) -> OpenError {
+    let path = disk.path(name);
+    match flaw {
+        Flaw::Damaged(what) => OpenError::Damaged {
+            path,
+            offset,
+            what: what.to_owned(),
+            intact,
+        },
+        Flaw::Unknown(what) => OpenError::Unknown { path, offset, what },
+    }
+}
+
+/// How far a segment has been replayed.
+struct End {
+    /// Where the next batch would begin, and the checksum before it.
+    end: u64,
+    checksum: u32,
+    /// The last batch states that everything below this was durable when it was written.
+    synced: u64,
+    marked: bool,
+    /// From `end` up to here the file may hold something other than zeros.
+    dirty_end: u64,
+}
+
+fn replay_segment(
+    disk: &dyn Disk,
+    segment: &Segment,
+    next: Option<&SegmentHeader>,
+    replay: &mut Replay,
+) -> Result<End, OpenError> {
+    let Segment {
+        name,
+        header,
+        header_bytes,
+        ..
+    } = segment;
+    let wrong = |replay: &Replay, offset, flaw| {
+        verdict(disk, name, offset, replay.terms.last(), Flaw::Damaged(flaw))
+    };
+    if header.last != replay.terms.last() {
+        return Err(wrong(
+            replay,
+            0,
+            "the segment does not begin where the log before it ends",
+        ));
+    }
+    replay.hard_state = header.hard_state.clone();
+    replay.bytes_used += segment.length;
+    let mut window = Window::new(segment);
+    let mut end = End {
+        end: *header_bytes,
+        checksum: segment.checksum,
+        synced: *header_bytes,
+        marked: false,
+        dirty_end: *header_bytes,
+    };
+    loop {
+        if let Some(next) = next
+            && end.end >= next.previous_end
+        {
+            if (end.end, end.checksum) != (next.previous_end, next.previous_checksum) {
+                return Err(wrong(
+                    replay,
+                    end.end,
+                    "the next segment continues another end",
+                ));
+            }
+            break;
+        }
+        match read_batch(disk, &mut window, segment, &end)? {
+            Ok((batch, checksum, body)) => {
+                replay_batch(header.number, &batch, &body, replay)
+                    .map_err(|(at, flaw)| verdict(disk, name, at, replay.terms.last(), flaw))?;
+                end.end = batch.end();
+                end.synced = batch.synced;
+                end.marked = batch.count == 0;
+                end.checksum = checksum;
+            }
+            Err(what) => {
+                // A segment got its name after its first batch was durable, and its successor
+                // after its last.
+                if next.is_some() || end.end == *header_bytes {
+                    return Err(wrong(replay, end.end, what));
+                }
+                let rest = survey(disk, &mut window, header.generation, end.end)?;
+                if rest.promised {
+                    return Err(wrong(replay, end.end, what));
+                }
+                end.dirty_end = rest.dirty_end;
+                break;
+            }
+        }
+    }
+    Ok(end)
+}
+
+type Batch = (BatchHeader, u32, Bytes);
+
+/// The batch at the current end, or what is wrong there.
+fn read_batch(
+    disk: &dyn Disk,
+    window: &mut Window,
+    segment: &Segment,
+    end: &End,
+) -> Result<Result<Batch, &'static str>, Failure> {
+    let offset = end.end;
+    let bytes = window.read(disk, offset, BATCH_HEADER_BYTES as u64)?;
+    let Some((header, checksum)) = BatchHeader::decode(&bytes) else {
+        return Ok(Err("there is no intact header of a batch"));
+    };
+    if header.generation != segment.header.generation || header.offset != offset {
+        return Ok(Err("the batch belongs to another segment or place"));
+    }
+    if header.previous != end.checksum || header.synced > offset {
+        return Ok(Err("the batch does not continue the one before"));
+    }
+    let body_at = offset + BATCH_HEADER_BYTES as u64;
+    let body = window.read(disk, body_at, u64::from(header.body_bytes))?;
+    if body.len() != header.body_bytes as usize || crc32c::crc32c(&body) != header.body_crc {
+        return Ok(Err("the batch fails its checksum"));
+    }
+    Ok(Ok((header, checksum, body)))
+}
+
+fn replay_batch(
+    segment: u64,
+    header: &BatchHeader,
+    body: &Bytes,
+    replay: &mut Replay,
+) -> Result<(), (u64, Flaw)> {
+    let start = header.offset + BATCH_HEADER_BYTES as u64;
+    let mut at = 0;
+    for _ in 0..header.count {
+        let offset = start + at as u64;
+        match format::item(body, at).map_err(|flaw| (offset, flaw))? {
+            Item::Record(record, length) => {
+                at += length;
+                let end = start + at as u64;
+                replay
+                    .apply(record, segment, offset, end)
+                    .map_err(|flaw| (offset, flaw))?;
+            }
+            Item::Padding | Item::Batch => {
+                return Err((
+                    offset,
+                    Flaw::Damaged("the batch has fewer records than it says"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Replay {
+    fn apply(&mut self, record: Record, segment: u64, start: u64, end: u64) -> Result<(), Flaw> {
+        match record {
+            Record::HardState(hard_state) => self.hard_state = hard_state,
+            Record::Truncate(from) => {
+                self.catalog.truncate_from(from);
+                self.terms.truncate_from(from);
+                let kept = self
+                    .configurations
+                    .partition_point(|(index, _)| *index < from);
+                self.configurations.truncate(kept);
+                if from <= 1 {
+                    self.cluster_id = None;
+                }
+            }
+            Record::Entry(entry) => {
+                if entry.index != self.terms.last + 1 {
+                    return Err(Flaw::Damaged("an entry does not follow the one before"));
+                }
+                self.catalog.append(entry.index, segment, start, end);
+                self.terms.append(entry.position());
+                match entry.payload {
+                    Payload::Founding {
+                        cluster_id,
+                        founder,
+                        alone,
+                    } => {
+                        self.cluster_id = Some(cluster_id);
+                        let first = Arc::new(Configuration::founding(founder, alone));
+                        self.configurations.push((entry.index, first));
+                    }
+                    Payload::Configuration(configuration) => {
+                        self.configurations.push((entry.index, configuration));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lies behind the last intact batch.
+struct Rest {
+    /// A batch states that the bad bytes were durable before it was written.
+    promised: bool,
+    /// Behind this there are only zeros.
+    dirty_end: u64,
+}
+
+fn survey(
+    disk: &dyn Disk,
+    window: &mut Window,
+    generation: u64,
+    end: u64,
+) -> Result<Rest, Failure> {
+    let mut rest = Rest {
+        promised: false,
+        dirty_end: end,
+    };
+    let mut at = end;
+    while at < window.length {
+        // A header at the very end of a piece is seen whole: pieces overlap by one header.
+        let bytes = window.read(disk, at, READ_BYTES as u64)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            rest.dirty_end = at + last as u64 + 1;
+            for place in (0..bytes.len()).step_by(format::ALIGNMENT as usize) {
+                if let Some((header, _)) = BatchHeader::decode(&bytes[place..])
+                    && header.generation == generation
+                    && header.offset == at + place as u64
+                    && (end + 1..=header.offset).contains(&header.synced)
+                {
+                    rest.promised = true;
+                    return Ok(rest);
+                }
+            }
+        }
+        at += (READ_BYTES - format::align(BATCH_HEADER_BYTES as u64) as usize) as u64;
+    }
+    Ok(rest)
+}
+
+/// Makes the end of the log what it seems to be, durably, before anybody relies on it.
+///
+/// * A torn tail is overwritten with zeros: none of its bytes may look like a batch later on.
+/// * What no batch vouches for is written once more, as it is. A process that died, or whose sync
+///   failed, may have left it in the page cache only, where it can count as clean: a mere sync
+///   would store nothing (D7).
+fn finish(disk: &dyn Disk, segment: &Segment, end: &End) -> Result<(), OpenError> {
+    let (file, name) = (&segment.file, &*segment.name);
+    let zeros = vec![0; (end.dirty_end - end.end).min(READ_BYTES as u64) as usize];
+    let mut at = end.end;
+    while at < end.dirty_end {
+        let chunk = (end.dirty_end - at).min(READ_BYTES as u64);
+        file.write_at(at, &zeros[..chunk as usize])
+            .doing("write", disk, name)?;
+        at += chunk;
+    }
+    let mut at = end.synced;
+    let mut window = Window::new(segment);
+    while at < end.end {
+        let bytes = window.read(disk, at, (end.end - at).min(READ_BYTES as u64))?;
+        file.write_at(at, &bytes).doing("write", disk, name)?;
+        at += bytes.len() as u64;
+    }
+    file.sync().doing("sync", disk, name)?;
+    disk.sync_dir().doing("sync the directory of", disk, name)?;
+    Ok(())
+}
+
+/// A part of a segment in memory that moves along.
+struct Window {
+    name: Arc<str>,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+    base: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn new(segment: &Segment) -> Window {
+        Window {
+            name: segment.name.clone(),
+            file: segment.file.clone(),
+            length: segment.length,
+            base: 0,
+            bytes: Bytes::new(),
+        }
+    }
+
+    /// The bytes from `offset` on, fewer than `length` only at the end of the file.
+    fn read(&mut self, disk: &dyn Disk, offset: u64, length: u64) -> Result<Bytes, Failure> {
+        let length = length.min(self.length.saturating_sub(offset)) as usize;
+        let inside = offset.checked_sub(self.base).map(|start| start as usize);
+        if let Some(start) = inside
+            && let Some(end) = start.checked_add(length)
+            && end <= self.bytes.len()
+        {
+            return Ok(self.bytes.slice(start..end));
+        }
+        let rest = self.length.saturating_sub(offset);
+        let wanted = (length.max(READ_BYTES) as u64).min(rest) as usize;
+        let mut bytes = vec![0; wanted];
+        let read = self
+            .file
+            .read_at(offset, &mut bytes)
+            .doing("read", disk, &self.name)?;
+        bytes.truncate(read);
+        // A file shorter than it was a moment ago: somebody cuts it under our hands.
+        if read < wanted {
+            let source = io::ErrorKind::UnexpectedEof.into();
+            return Err(Failure {
+                action: "read",
+                path: disk.path(&self.name),
+                source,
+            });
+        }
+        self.base = offset;
+        self.bytes = bytes.into();
+        Ok(self.bytes.slice(..length))
+    }
+}

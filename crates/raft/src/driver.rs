@@ -1,0 +1,529 @@
+//! The one loop that owns [`Raft`].
+//!
+//! It waits for an input, the disk or the next deadline; takes everything that waits; hands each to
+//! [`Raft::step`] and carries out what comes back. It never waits for a peer, the disk or the state
+//! machine: what it gives out goes into bounded queues, and what comes back is an input.
+//!
+//! All client entries that wait become one batch, **digest_entries**: one step, one write to disk,
+//! one message to each peer. No timer gathers them; what arrives while a round runs is the next
+//! round's batch.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_core::{
+    Effect, Index, Input, Message, NodeId, Payload, Persisted, Position, Proposal, Raft, Refusal,
+    RequestId, RoleName, Time,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::ask::{Ask, Inspection};
+use crate::committed::Committed;
+use crate::convert::{self, EncodedEntries};
+use crate::disk::Disk;
+use crate::events;
+use crate::limits::{COMMITTED_BYTES, INBOX_BATCH, KNOCK_INTERVAL, MAX_WAITING_READS};
+use crate::peers::{Lane, LinkReport, Links};
+use crate::probes;
+use crate::room::Room;
+use crate::say;
+use crate::shared::{Configurations, Ending, Shared, Standing};
+use crate::waiters::{Answer, Waiters};
+
+/// What the driver needs to begin.
+pub struct Parts {
+    /// The core, as the disk remembers it.
+    pub raft: Raft,
+    /// When its clock read zero.
+    pub started: Instant,
+    /// The daemon's shared state.
+    pub shared: Arc<Shared>,
+    /// Where inputs come from.
+    pub inbox: mpsc::Receiver<Ask>,
+    /// The other end of it.
+    pub sender: mpsc::Sender<Ask>,
+    /// The disk.
+    pub disk: Disk,
+    /// The disk's reports: the last one covers all before it.
+    pub durable: watch::Receiver<Persisted>,
+    /// Requests that wait for their entry to be applied.
+    pub waiters: Arc<Waiters>,
+    /// Feeds digest_commits.
+    pub committed: Arc<Committed>,
+    /// Whether the log may grow.
+    pub room: Arc<Room>,
+}
+
+/// See the module.
+pub struct Driver {
+    parts: Parts,
+    links: Links,
+    next_request: RequestId,
+    /// Only while a batch is in the core's hands.
+    proposals: HashMap<RequestId, (bool, oneshot::Sender<Answer>)>,
+    reads: HashMap<RequestId, oneshot::Sender<Result<Index, Refusal>>>,
+    leaves: HashMap<RequestId, oneshot::Sender<(bool, String)>>,
+    encoded: EncodedEntries,
+    /// The last write that the disk reported and the core heard of.
+    reported: u64,
+    /// digest_commits was handed everything up to here.
+    handed_out: Index,
+    /// The core was told that everything up to here is applied.
+    applied_told: Index,
+    /// Leads, latest configuration, committed configuration: as published.
+    published: (bool, Index, Index),
+    bound: bool,
+    /// The latest configuration has removed this node, which may not know yet that it is committed:
+    /// nobody sends it anything any more, so it asks (M1).
+    outside: bool,
+}
+
+impl Driver {
+    /// Ready to [`Driver::run`]; publishes the state as the disk remembers it.
+    pub fn new(parts: Parts) -> Driver {
+        let links = Links::new(parts.shared.clone(), parts.sender.clone());
+        let mut driver = Driver {
+            bound: parts.shared.cluster_id().is_some(),
+            parts,
+            links,
+            next_request: 0,
+            proposals: HashMap::new(),
+            reads: HashMap::new(),
+            leaves: HashMap::new(),
+            encoded: EncodedEntries::default(),
+            reported: 0,
+            handed_out: 0,
+            applied_told: 0,
+            published: (false, Index::MAX, Index::MAX),
+            outside: false,
+        };
+        driver.publish_durable();
+        driver.publish();
+        driver
+    }
+
+    /// Runs until it is told to stop, or the daemon ends.
+    pub async fn run(mut self) {
+        let mut ending = self.parts.shared.ending.subscribe();
+        let mut waiting = Vec::with_capacity(INBOX_BATCH);
+        let timer = tokio::time::sleep_until(self.instant(self.parts.raft.next_deadline()));
+        tokio::pin!(timer);
+        loop {
+            let deadline = self.instant(self.parts.raft.next_deadline());
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                biased;
+                _ = ending.wait_for(Option::is_some) => return,
+                changed = self.parts.durable.changed() => {
+                    if changed.is_err() {
+                        return; // The disk has ended; it said why.
+                    }
+                }
+                count = self.parts.inbox.recv_many(&mut waiting, INBOX_BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = &mut timer => self.step(Input::Tick),
+                () = tokio::time::sleep(KNOCK_INTERVAL), if self.outside => {
+                    self.links.knock(&self.parts.raft.configuration().1.members());
+                }
+            }
+            if let Some(done) = self.round(&mut waiting) {
+                self.links.goodbye().await;
+                let _ = done.send(());
+                return;
+            }
+        }
+    }
+
+    /// One round: the disk's report, everything that waits, one batch of client entries.
+    fn round(&mut self, waiting: &mut Vec<Ask>) -> Option<oneshot::Sender<()>> {
+        while waiting.len() < INBOX_BATCH
+            && let Ok(ask) = self.parts.inbox.try_recv()
+        {
+            waiting.push(ask);
+        }
+        let report = *self.parts.durable.borrow_and_update();
+        if report.sequence > self.reported {
+            self.reported = report.sequence;
+            self.step(Input::Persisted(report));
+        }
+        let mut puts = Vec::new();
+        let mut stop = None;
+        for ask in waiting.drain(..) {
+            match ask {
+                Ask::Put { payload, reply } => puts.push((payload, reply)),
+                Ask::Stop { done } => stop = Some(done),
+                other => self.take(other),
+            }
+        }
+        if !puts.is_empty() {
+            self.digest_entries(puts);
+        }
+        self.publish();
+        self.encoded.clear();
+        stop
+    }
+
+    /// Hands one input to the core, and carries out what comes back.
+    fn step(&mut self, input: Input) {
+        let now = self.now();
+        let effects = self.parts.raft.step(now, input);
+        // Before any acknowledgement leaves: a Hello that is composed later must not claim less (D5).
+        self.publish_durable();
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Message {
+                from,
+                message,
+                permit,
+            } => {
+                events::log_received(&self.parts.shared, from, &message);
+                self.step(Input::Message { from, message });
+                drop(permit);
+            }
+            Ask::Hello {
+                peer,
+                boot,
+                term,
+                durable_index,
+                challenged,
+            } => {
+                self.step(Input::Hello {
+                    peer,
+                    boot,
+                    term,
+                    durable_index,
+                    challenged,
+                });
+            }
+            Ask::StreamEnded { peer } => self.step(Input::StreamEnded { peer }),
+            Ask::Link(report) => self.take_link_report(report),
+            Ask::ReadIndex { deadline, reply } => self.take_read(deadline, reply),
+            Ask::Probed {
+                peer,
+                boot,
+                term,
+                leads,
+            } => {
+                self.step(Input::Probed {
+                    peer,
+                    boot,
+                    term,
+                    leads,
+                });
+            }
+            Ask::Fetched {
+                peer,
+                from,
+                entries,
+            } => {
+                self.step(Input::Fetched {
+                    peer,
+                    from,
+                    entries,
+                });
+            }
+            Ask::Members(members) => self.step(Input::Members(members)),
+            Ask::StateMachineHealth { sick } => self.step(Input::StateMachineHealth { sick }),
+            Ask::Found { cluster_id, alone } => self.step(Input::Found { cluster_id, alone }),
+            Ask::GiveWay => self.step(Input::GiveWay),
+            Ask::Leave { node, reply } => {
+                let request = self.request();
+                self.leaves.retain(|_, reply| !reply.is_closed());
+                self.leaves.insert(request, reply);
+                self.step(Input::Leave { request, node });
+            }
+            Ask::Transfer { to } => self.step(Input::Transfer { to }),
+            Ask::Inspect { reply } => {
+                let inspection = Inspection {
+                    peers: self.parts.raft.peers(),
+                    now: self.now(),
+                };
+                let _ = reply.send(inspection);
+            }
+            // Taken out by the round.
+            Ask::Put { .. } | Ask::Stop { .. } => {}
+        }
+    }
+
+    fn take_link_report(&mut self, report: LinkReport) {
+        if let Some(peer) = self.links.report(report) {
+            self.step(Input::Connected { peer });
+        }
+    }
+
+    fn take_read(&mut self, deadline: Instant, reply: oneshot::Sender<Result<Index, Refusal>>) {
+        if self.reads.len() >= MAX_WAITING_READS {
+            self.reads.retain(|_, reply| !reply.is_closed());
+        }
+        if self.reads.len() >= MAX_WAITING_READS {
+            let _ = reply.send(Err(Refusal::Overloaded));
+            return;
+        }
+        let request = self.request();
+        self.reads.insert(request, reply);
+        let deadline = self.time(deadline);
+        self.step(Input::ReadIndex { request, deadline });
+    }
+
+    /// Appends everything that waited, in order of arrival, as one batch.
+    fn digest_entries(&mut self, puts: Vec<(Payload, oneshot::Sender<Answer>)>) {
+        let applied = self.parts.shared.progress.recorded();
+        if applied > self.applied_told {
+            self.applied_told = applied;
+            self.step(Input::Applied { index: applied });
+        }
+        let mut batch = Vec::with_capacity(puts.len());
+        for (payload, reply) in puts {
+            if reply.is_closed() {
+                continue; // Whoever asked has given up: it was not appended, and never will be.
+            }
+            if let Err(sentence) = self.parts.room.admit(payload.encoded_len() as u64) {
+                let _ = reply.send(Answer::LogFull(sentence));
+                continue;
+            }
+            let request = self.request();
+            let in_session = match &payload {
+                Payload::Command(command) => command.session != 0,
+                _ => true,
+            };
+            self.proposals.insert(request, (in_session, reply));
+            batch.push(Proposal { request, payload });
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let entries = batch.len();
+        self.parts
+            .shared
+            .metrics
+            .digest_entries_batch
+            .observe(entries as f64);
+        self.step(Input::PutEntries(batch));
+        say!(
+            debug,
+            "DIGESTENTRIES",
+            "{entries} entries, up to {:?}",
+            self.parts.raft.last()
+        );
+        // The core answers every proposal at once. Dropping a reply tells "unknown".
+        self.proposals.clear();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(write) => self.parts.disk.submit(write),
+            Effect::Send { to, message } => self.send(to, message),
+            Effect::Fetch {
+                peer,
+                from,
+                to,
+                max_bytes,
+            } => {
+                let sender = self.parts.sender.clone();
+                let read = self.parts.disk.read(from, to, max_bytes);
+                tokio::spawn(async move {
+                    // Nothing was readable: the core asks again.
+                    let entries = read.await.unwrap_or_default();
+                    let _ = sender
+                        .send(Ask::Fetched {
+                            peer,
+                            from,
+                            entries,
+                        })
+                        .await;
+                });
+            }
+            Effect::Committed { index } => self.hand_out(index),
+            Effect::Accepted { request, position } => self.accepted(request, position),
+            Effect::Refused { request, reason } => {
+                self.parts.shared.metrics.entries_refused.inc();
+                if let Some((_, reply)) = self.proposals.remove(&request) {
+                    say!(debug, "PUTENTRY-X", "refused: {reason}");
+                    let _ = reply.send(Answer::Refused(reason));
+                }
+            }
+            Effect::SteppedDown => self
+                .parts
+                .waiters
+                .stepped_down(self.parts.raft.commit_index()),
+            Effect::ReadReady { request, index } => {
+                if let Some(reply) = self.reads.remove(&request) {
+                    let _ = reply.send(Ok(index));
+                }
+            }
+            Effect::ReadFailed { request, reason } => {
+                if let Some(reply) = self.reads.remove(&request) {
+                    let _ = reply.send(Err(reason));
+                }
+            }
+            Effect::Probe { peer, boot, term } => {
+                probes::probe(&self.parts.shared, &self.parts.sender, peer, boot, term)
+            }
+            Effect::LeaveDecided {
+                request,
+                removed,
+                sentence,
+            } => {
+                say!(info, "SELF", "leave: {sentence}");
+                if let Some(reply) = self.leaves.remove(&request) {
+                    let _ = reply.send((removed, sentence));
+                }
+            }
+            Effect::Challenge { peer } => {
+                probes::challenge(&self.parts.shared, &self.parts.sender, peer)
+            }
+            Effect::RolledBack { peer } => self.parts.shared.roll_back(peer),
+            Effect::Retired => self.parts.shared.end(Ending::Retired(format!(
+                "this node's id {} has left the cluster for good",
+                self.parts.shared.id
+            ))),
+            Effect::Event(event) => events::log(&self.parts.shared, &event),
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        events::log_sent(&self.parts.shared, to, &message);
+        let lane = if message.is_bulk() {
+            Lane::Bulk
+        } else {
+            Lane::Small
+        };
+        self.links
+            .send(to, lane, convert::to_wire(message, &mut self.encoded));
+    }
+
+    /// Gives digest_commits what is committed and durable here, from memory where it still is.
+    fn hand_out(&mut self, index: Index) {
+        let entries = self
+            .parts
+            .raft
+            .entries(self.handed_out + 1, index, COMMITTED_BYTES);
+        self.parts
+            .committed
+            .hand_out(entries.unwrap_or_default(), index);
+        self.handed_out = index;
+    }
+
+    fn accepted(&mut self, request: RequestId, position: Position) {
+        self.parts.shared.metrics.entries_accepted.inc();
+        if let Some((in_session, reply)) = self.proposals.remove(&request) {
+            self.parts.waiters.wait(position, in_session, reply);
+        }
+    }
+
+    fn publish_durable(&self) {
+        let (raft, progress) = (&self.parts.raft, &self.parts.shared.progress);
+        progress.set_durable(raft.durable_index());
+        if raft.hard_state_is_durable() {
+            progress.set_durable_term(raft.term());
+        }
+    }
+
+    /// Shows the others where the core stands.
+    fn publish(&mut self) {
+        let (raft, shared) = (&self.parts.raft, &self.parts.shared);
+        let standing = Standing {
+            role: raft.role(),
+            term: raft.term(),
+            leader: raft.leader(),
+        };
+        let progress = &shared.progress;
+        progress.set_commit(raft.commit_index());
+        progress.set_last(raft.last().index);
+        progress.set_has_entries(raft.has_entries());
+        shared.standing.send_if_modified(|published| {
+            let changed = *published != standing;
+            *published = standing;
+            changed
+        });
+        self.publish_configuration(standing.role == RoleName::Leader);
+        if self.published.0 {
+            for peer in self.links.recovered() {
+                self.step(Input::Connected { peer });
+            }
+        }
+        if !self.bound {
+            self.parts
+                .shared
+                .set_log_cluster(self.parts.raft.cluster_id());
+            if self.parts.raft.durable_index() >= 1 {
+                self.bind();
+            }
+        }
+    }
+
+    fn publish_configuration(&mut self, leads: bool) {
+        let (index, latest) = self.parts.raft.configuration();
+        let (committed_index, committed) = self.parts.raft.committed_configuration();
+        let now = (leads, index, committed_index);
+        if now == self.published {
+            return;
+        }
+        self.published = now;
+        self.outside = latest.removed.contains(&self.parts.shared.id);
+        let members = if leads {
+            latest.members()
+        } else {
+            BTreeSet::new()
+        };
+        self.parts.shared.set_configurations(Configurations {
+            index,
+            latest,
+            committed,
+        });
+        self.links.keep(members);
+    }
+
+    /// The founding entry is durable here: from now on this node belongs to its cluster (F4).
+    fn bind(&mut self) {
+        let Some(cluster_id) = self.parts.raft.cluster_id() else {
+            return;
+        };
+        self.bound = true;
+        let shared = self.parts.shared.clone();
+        let written = self.parts.disk.bind(cluster_id);
+        tokio::spawn(async move {
+            match written.await {
+                Ok(()) => {
+                    say!(info, "SELF", "this node belongs to cluster {cluster_id}");
+                    shared.cluster.send_replace(Some(cluster_id));
+                }
+                Err(sentence) => shared.end(Ending::Failed(sentence)),
+            }
+        });
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    fn now(&self) -> Time {
+        self.time(Instant::now())
+    }
+
+    fn time(&self, instant: Instant) -> Time {
+        let micros = instant
+            .saturating_duration_since(self.parts.started)
+            .as_micros();
+        Time(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, time: Time) -> Instant {
+        // No later than tokio's timers reach; waking up for nothing once an hour does no harm.
+        let farthest = self.now() + Duration::from_secs(3600);
+        self.parts.started + Duration::from_micros(time.min(farthest).0)
+    }
+}

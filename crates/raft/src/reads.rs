@@ -1,0 +1,169 @@
+//! Queries: what the state machine says without an entry in the log.
+//!
+//! A linearizable one asks the core for an index that is safe to read at (R1, R2), waits until the
+//! current epoch has acknowledged that index, and then asks. When the epoch ends in between, it is
+//! asked again in the next one (R3): another instance may answer only for itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::{Index, Refusal};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use wire::raft::ErrorKind;
+use wire::state_machine as pb;
+
+use crate::ask::Ask;
+use crate::limits::MAX_WAITING_READS;
+use crate::net;
+use crate::shared::{Machine, Shared};
+
+/// How long a query waits for a state machine that does not answer, before the client is sent to
+/// another node. A restart of the state machine takes less.
+const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// A query that failed in an epoch that goes on is tried again after this.
+const QUERY_RETRY: Duration = Duration::from_millis(20);
+
+/// Serves queries.
+pub struct Reads {
+    shared: Arc<Shared>,
+    inbox: mpsc::Sender<Ask>,
+    places: Semaphore,
+}
+
+/// A query that came to nothing.
+pub type Failure = (ErrorKind, String);
+
+impl Reads {
+    /// Reads are confirmed by the driver behind `inbox`.
+    pub fn new(shared: Arc<Shared>, inbox: mpsc::Sender<Ask>) -> Reads {
+        Reads {
+            shared,
+            inbox,
+            places: Semaphore::new(MAX_WAITING_READS),
+        }
+    }
+
+    /// Asks the state machine. `stale`: of the state as it is here.
+    ///
+    /// # Errors
+    /// A kind and a sentence.
+    pub async fn query(
+        &self,
+        query: Bytes,
+        stale: bool,
+        deadline: Instant,
+    ) -> Result<pb::QueryReply, Failure> {
+        let _place = self.places.try_acquire().map_err(|_| {
+            (
+                ErrorKind::Overloaded,
+                "too many reads wait here: try again shortly".to_owned(),
+            )
+        })?;
+        let index = if stale {
+            0
+        } else {
+            self.read_index(deadline).await?
+        };
+        loop {
+            let machine = self.machine_at(index, deadline).await?;
+            let Some(mut client) = machine.client else {
+                continue;
+            };
+            let request = pb::QueryRequest {
+                epoch: machine.epoch,
+                min_index: index,
+                query: query.clone(),
+            };
+            let asked = tokio::time::timeout_at(deadline, client.query(request)).await;
+            match asked {
+                Err(_) => return Err(late()),
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    if reply.epoch == machine.epoch && reply.nonce == machine.nonce {
+                        return Ok(reply);
+                    }
+                }
+                Ok(Err(status)) => {
+                    let reason = net::status_line(&status);
+                    if status.code() == tonic::Code::InvalidArgument {
+                        return Err((ErrorKind::Invalid, reason));
+                    }
+                    tracing::debug!("a query is asked again: {reason}");
+                }
+            }
+            // The epoch is over, or the answer was somebody else's.
+            if Instant::now() + QUERY_RETRY >= deadline {
+                return Err(late());
+            }
+            tokio::time::sleep(QUERY_RETRY).await;
+        }
+    }
+
+    async fn read_index(&self, deadline: Instant) -> Result<Index, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::ReadIndex { deadline, reply };
+        let asked = async {
+            self.inbox.send(ask).await.ok()?;
+            answer.await.ok()
+        };
+        // The core answers at the deadline itself; the margin only covers a core that has stopped.
+        match tokio::time::timeout_at(deadline + QUERY_RETRY, asked).await {
+            Ok(Some(Ok(index))) => Ok(index),
+            Ok(Some(Err(refusal))) => Err(self.refused(&refusal)),
+            Ok(None) => Err((ErrorKind::NoLeader, "this node is stopping".to_owned())),
+            Err(_) => Err(self.refused(&Refusal::Deadline)),
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Failure {
+        let kind = match refusal {
+            Refusal::Overloaded => ErrorKind::Overloaded,
+            Refusal::Founding => ErrorKind::Founding,
+            Refusal::NotLeader { .. } => ErrorKind::NoLeader,
+            _ if self.shared.standing().leader.is_none() => ErrorKind::NoLeader,
+            _ => ErrorKind::NoQuorum,
+        };
+        let sentence = match kind {
+            ErrorKind::NoLeader => {
+                "no leader is known here: the read cannot be confirmed".to_owned()
+            }
+            ErrorKind::NoQuorum => {
+                format!("the leader could not be confirmed by a majority in time: {refusal}")
+            }
+            _ => refusal.to_string(),
+        };
+        (kind, sentence)
+    }
+
+    /// Waits until the current epoch has acknowledged `index`.
+    async fn machine_at(&self, index: Index, deadline: Instant) -> Result<Machine, Failure> {
+        let mut machine = self.shared.machine.subscribe();
+        let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
+        let open =
+            tokio::time::timeout_at(patience, machine.wait_for(|m| m.client.is_some())).await;
+        if !matches!(open, Ok(Ok(_))) {
+            drop(open);
+            let sentence = "the state machine beside this node does not answer".to_owned();
+            return Err((ErrorKind::StateMachineDown, sentence));
+        }
+        drop(open);
+        let ready = machine.wait_for(|m| m.client.is_none() || m.applied >= index);
+        match tokio::time::timeout_at(deadline, ready).await {
+            Ok(Ok(machine)) => Ok(machine.clone()),
+            _ => Err((
+                ErrorKind::StateMachineDown,
+                format!("the state machine has not applied entry {index} in time"),
+            )),
+        }
+    }
+}
+
+fn late() -> Failure {
+    (
+        ErrorKind::StateMachineDown,
+        "the state machine did not answer in time".to_owned(),
+    )
+}

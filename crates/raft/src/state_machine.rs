@@ -1,0 +1,169 @@
+//! The connection to the state machine beside this node.
+//!
+//! One connection is one epoch, opened by a Handshake and never mended (R3): whatever fails or takes
+//! too long ends it, and the next connection begins with a larger epoch. An epoch number is the
+//! daemon's boot and a count, so that it grows over restarts too.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use raft_core::ClusterId;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+use wire::state_machine::state_machine_client::StateMachineClient;
+use wire::state_machine::{self as pb};
+
+use crate::limits::{CONNECT_DEADLINE, EXECUTE_DEADLINE, HANDSHAKE_DEADLINE, MAX_MESSAGE_BYTES};
+use crate::net;
+use crate::shared::Shared;
+
+/// The version of the protocol that this daemon speaks.
+const PROTOCOL: u32 = 1;
+
+/// An open epoch.
+pub struct Connection {
+    /// For calls of this epoch.
+    pub client: StateMachineClient<Channel>,
+    /// Resolves when the connection has ended.
+    pub ended: oneshot::Receiver<()>,
+    /// The epoch.
+    pub epoch: u64,
+    /// What the state machine said of itself.
+    pub hello: pb::HandshakeReply,
+}
+
+/// Why there is no epoch.
+#[derive(Debug)]
+pub enum NoEpoch {
+    /// It does not answer, or not in time.
+    Unreachable(String),
+    /// It answers, and must not be used (P2).
+    Quarantine(String),
+}
+
+/// The epoch's number: larger than any of an earlier start, or of an earlier count.
+pub fn epoch_number(boot: u64, count: u32) -> u64 {
+    (boot << 32) | u64::from(count)
+}
+
+/// Where the state machine listens, for people.
+pub fn place(shared: &Shared) -> String {
+    match &shared.config.state_machine_socket {
+        Some(path) => path.display().to_string(),
+        None => tcp_address(shared).to_string(),
+    }
+}
+
+fn tcp_address(shared: &Shared) -> SocketAddr {
+    let bind = shared.config.bind_ip;
+    let ip = if bind.is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        bind
+    };
+    SocketAddr::new(ip, shared.config.state_machine_port)
+}
+
+/// Connects and shakes hands.
+///
+/// # Errors
+/// [`NoEpoch`].
+pub async fn open(shared: &Shared, cluster: ClusterId, epoch: u64) -> Result<Connection, NoEpoch> {
+    let (channel, ended) = tokio::time::timeout(CONNECT_DEADLINE, connect(shared))
+        .await
+        .map_err(|_| NoEpoch::Unreachable("no answer".to_owned()))?
+        .map_err(NoEpoch::Unreachable)?;
+    let mut client = StateMachineClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let request = pb::HandshakeRequest {
+        protocol_min: PROTOCOL,
+        protocol_max: PROTOCOL,
+        cluster_id: wire::id_bytes(cluster.0),
+        node_id: wire::id_bytes(shared.id.0),
+        epoch,
+    };
+    let hello = tokio::time::timeout(HANDSHAKE_DEADLINE, client.handshake(request))
+        .await
+        .map_err(|_| NoEpoch::Unreachable("it did not answer the handshake in time".to_owned()))?
+        .map_err(|status| match status.code() {
+            tonic::Code::FailedPrecondition => NoEpoch::Quarantine(status.message().to_owned()),
+            _ => NoEpoch::Unreachable(net::status_line(&status)),
+        })?
+        .into_inner();
+    check(&hello, cluster)?;
+    Ok(Connection {
+        client,
+        ended,
+        epoch,
+        hello,
+    })
+}
+
+fn check(hello: &pb::HandshakeReply, cluster: ClusterId) -> Result<(), NoEpoch> {
+    if hello.protocol != PROTOCOL {
+        return Err(NoEpoch::Quarantine(format!(
+            "it speaks version {} of the protocol, and this daemon speaks {PROTOCOL}",
+            hello.protocol
+        )));
+    }
+    let theirs = wire::optional_id_from_bytes("HandshakeReply.cluster_id", &hello.cluster_id)
+        .map_err(|error| NoEpoch::Quarantine(error.to_string()))?;
+    match theirs {
+        Some(theirs) if theirs != cluster.0 => Err(NoEpoch::Quarantine(format!(
+            "its state belongs to cluster {}, and this node to cluster {cluster}: give it an empty \
+             data directory",
+            ClusterId(theirs)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn connect(shared: &Shared) -> Result<(Channel, oneshot::Receiver<()>), String> {
+    let connected = match &shared.config.state_machine_socket {
+        Some(path) => {
+            let stream = UnixStream::connect(path)
+                .await
+                .map_err(|error| error.to_string())?;
+            net::watched_channel(stream).await
+        }
+        None => {
+            let stream = net::dial(tcp_address(shared), shared.config.bind_ip, CONNECT_DEADLINE)
+                .await
+                .map_err(|error| error.to_string())?;
+            net::watched_channel(stream).await
+        }
+    };
+    connected.map_err(|error| net::root_cause(&error))
+}
+
+impl Connection {
+    /// Sends one batch, and checks the form of the answer. Whatever goes wrong ends the epoch.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub async fn execute(&mut self, entries: Vec<pb::Entry>) -> Result<pb::ExecuteReply, String> {
+        let wanted: Vec<u64> = entries.iter().map(|entry| entry.index).collect();
+        let last = wanted.last().copied().unwrap_or_default();
+        // No session checkpoint is on disk yet, so every outcome is still asked for (S1).
+        let request = pb::ExecuteRequest {
+            epoch: self.epoch,
+            results_floor: 0,
+            entries,
+        };
+        let call = tokio::time::timeout(EXECUTE_DEADLINE, self.client.execute(request));
+        let reply = call
+            .await
+            .map_err(|_| format!("Execute took longer than {} s", EXECUTE_DEADLINE.as_secs()))?
+            .map_err(|status| net::status_line(&status))?
+            .into_inner();
+        if reply.epoch != self.epoch || reply.nonce != self.hello.nonce {
+            return Err("another instance of the state machine answered".to_owned());
+        }
+        let given = reply.outcomes.iter().map(|outcome| outcome.index);
+        if !given.eq(wanted) || reply.applied_index < last {
+            return Err("the answer to Execute does not fit the entries".to_owned());
+        }
+        Ok(reply)
+    }
+}

@@ -1,0 +1,167 @@
+//! The house's own rules: what lies at the top, who may depend on whom, and that every package that was
+//! chosen is really used.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The names under `[dependencies]` of a crate's manifest.
+fn dependencies(name: &str) -> BTreeSet<String> {
+    let manifest = root().join("crates").join(name).join("Cargo.toml");
+    let text = fs::read_to_string(manifest).unwrap();
+    let mut inside = false;
+    let mut names = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line == "[dependencies]";
+        } else if inside && line.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let end = line.find(['.', ' ', '=']).unwrap();
+            names.insert(line[..end].to_owned());
+        }
+    }
+    names
+}
+
+fn crates() -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join("crates")).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+fn sources(directory: &Path, text: &mut String) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// Every crate, and which of ours it may depend on.
+fn may_depend_on() -> BTreeMap<&'static str, &'static [&'static str]> {
+    BTreeMap::from([
+        ("raft-core", &[] as &[_]),
+        ("member-core", &[]),
+        ("raft-disk", &["raft-core"]),
+        ("wire", &[]),
+        ("config", &[]),
+        ("member", &["member-core", "wire", "config"]),
+        ("raft", &["raft-core", "raft-disk", "wire", "config"]),
+        ("state-machine-sdk", &["wire"]),
+        ("state-machine", &["state-machine-sdk", "config"]),
+        ("raft-client", &["wire", "config"]),
+    ])
+}
+
+#[test]
+fn the_dependency_rule_holds() {
+    let rule = may_depend_on();
+    let ours = crates();
+    assert_eq!(
+        ours,
+        rule.keys().map(|name| (*name).to_owned()).collect(),
+        "the crates there are"
+    );
+    for (name, allowed) in rule {
+        for used in dependencies(name).intersection(&ours) {
+            assert!(
+                allowed.contains(&used.as_str()),
+                "{name} must not depend on {used}"
+            );
+        }
+    }
+}
+
+/// Architecture invariant: the cores know nothing of I/O, time or async. They may use small pure
+/// libraries, and no others.
+#[test]
+fn the_cores_are_pure() {
+    let pure = ["bytes", "crc32c", "thiserror", "rand_core"];
+    for core in ["raft-core", "member-core"] {
+        for used in dependencies(core) {
+            assert!(
+                pure.contains(&used.as_str()),
+                "{core} must not depend on {used}"
+            );
+        }
+        let mut text = String::new();
+        sources(&root().join("crates").join(core).join("src"), &mut text);
+        for forbidden in [
+            "std::net::Udp",
+            "std::net::Tcp",
+            "std::fs",
+            "std::thread",
+            "std::time::Instant",
+            "SystemTime",
+            "tokio",
+            "async fn",
+            "HashMap",
+            "HashSet",
+            "std::env",
+            "println!",
+        ] {
+            assert!(
+                !text.contains(forbidden),
+                "{core} must know nothing of {forbidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_chosen_package_is_used() {
+    let mut text = String::new();
+    for name in crates() {
+        sources(&root().join("crates").join(name).join("src"), &mut text);
+    }
+    for package in [
+        "tokio",
+        "tonic",
+        "prost",
+        "serde",
+        "serde_json",
+        "tracing",
+        "tracing_subscriber",
+        "rand",
+        "clap",
+        "anyhow",
+    ] {
+        assert!(
+            text.contains(&format!("{package}::")),
+            "{package} is not used"
+        );
+    }
+}
+
+#[test]
+fn the_top_level_is_as_it_was_drawn() {
+    let drawn = BTreeSet::from([
+        "Cargo.toml",
+        "Cargo.lock",
+        "crates",
+        "proto",
+        "docker",
+        "docker-compose.yml",
+        "config.json",
+        "scripts",
+        "README.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+    ]);
+    // The build's own folder is no part of the house.
+    let ignored = ["target"];
+    let found: BTreeSet<String> = fs::read_dir(root())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.') && !ignored.contains(&name.as_str()))
+        .collect();
+    assert_eq!(found, drawn.into_iter().map(str::to_owned).collect());
+}

@@ -1,0 +1,429 @@
+//! The contract as plain code: epochs, order, duplicates and one transaction for everything. It
+//! knows nothing of gRPC or tasks, and is called by one caller at a time (`&mut self` is the lock).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::header::{Binding, HEADER_KEY, Header, decode_outcome, encode_outcome};
+use crate::limits::{MAX_OUTCOME_BYTES, SYNC_AFTER_BYTES};
+use crate::refusal::Refusal;
+use crate::{
+    Durability, DurableStateMachine, Entry, Finish, Limits, Outcome, Snapshot, StorageError,
+};
+
+/// The version of the protocol that is spoken here.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// A handshake whose fields were found to be in form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handshake {
+    pub protocol_min: u32,
+    pub protocol_max: u32,
+    pub binding: Binding,
+    pub epoch: u64,
+}
+
+/// One entry of a batch; without a command only the applied index advances.
+#[derive(Debug, Clone)]
+pub(crate) struct BatchEntry {
+    pub entry: Entry,
+    pub command: Option<Bytes>,
+}
+
+/// A batch whose fields were found to be in form: its indices are consecutive, from 1 up, and its
+/// terms do not fall.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    pub epoch: u64,
+    pub results_floor: u64,
+    pub entries: Vec<BatchEntry>,
+}
+
+/// What became of one entry of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// Run now or before, with this outcome.
+    Outcome(Outcome),
+    /// Run before, and its outcome is no longer kept.
+    Already,
+}
+
+/// Either the call is refused and all is well, or the storage failed and nothing is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Refused(Refusal),
+    Storage(StorageError),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// A machine, and how far it has come.
+pub(crate) struct Engine {
+    machine: Arc<dyn DurableStateMachine>,
+    limits: Limits,
+    header: Header,
+    /// The latest epoch; 0 before the first handshake of this process.
+    epoch: u64,
+    durable_index: u64,
+    lazy_entries: u64,
+    lazy_bytes: u64,
+    dirty: bool,
+}
+
+impl Engine {
+    /// Takes a machine up where its storage left it.
+    pub fn open(
+        machine: Arc<dyn DurableStateMachine>,
+        limits: Limits,
+    ) -> Result<Self, StorageError> {
+        let header = Header::load(&*machine)?;
+        // What a storage shows after it was opened is what it would show after a crash.
+        let durable_index = if machine.durable() {
+            header.applied_index
+        } else {
+            0
+        };
+        Ok(Self {
+            machine,
+            limits,
+            header,
+            epoch: 0,
+            durable_index,
+            lazy_entries: 0,
+            lazy_bytes: 0,
+            dirty: false,
+        })
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What a crash would leave: 0 for a machine in memory.
+    pub fn durable_index(&self) -> u64 {
+        self.durable_index
+    }
+
+    /// There are commits that a crash would lose.
+    pub fn dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Opens an epoch, and binds an empty state to its cluster and node.
+    pub fn handshake(&mut self, call: &Handshake) -> Result<(), Failure> {
+        if call.epoch <= self.epoch {
+            return Err(Refusal::EpochNotLarger {
+                given: call.epoch,
+                latest: self.epoch,
+            }
+            .into());
+        }
+        if !(call.protocol_min..=call.protocol_max).contains(&PROTOCOL) {
+            let (min, max) = (call.protocol_min, call.protocol_max);
+            return Err(Refusal::Protocol { min, max }.into());
+        }
+        match self.header.binding {
+            Some(bound) if bound.cluster_id != call.binding.cluster_id => {
+                let (bound, given) = (bound.cluster_id, call.binding.cluster_id);
+                return Err(Refusal::OtherCluster { bound, given }.into());
+            }
+            Some(bound) if bound.node_id != call.binding.node_id => {
+                let (bound, given) = (bound.node_id, call.binding.node_id);
+                return Err(Refusal::OtherNode { bound, given }.into());
+            }
+            Some(_) => {}
+            None => {
+                self.check_room(0, 0)?;
+                let header = Header {
+                    binding: Some(call.binding),
+                    ..self.header
+                };
+                // Synced: a binding that a crash takes back would let a second cluster in.
+                self.machine
+                    .transact(Durability::Synced, &mut |transaction| {
+                        transaction.put_record(HEADER_KEY, &header.encode())?;
+                        Ok(Finish::Commit)
+                    })?;
+                self.header = header;
+                self.all_is_synced();
+            }
+        }
+        self.epoch = call.epoch;
+        Ok(())
+    }
+
+    /// Applies what is new in a batch and recalls what is not: all of it, or nothing.
+    pub fn execute(&mut self, batch: &Batch) -> Result<Vec<Applied>, Failure> {
+        if batch.epoch != self.epoch || self.epoch == 0 {
+            return Err(Refusal::StaleEpoch {
+                given: batch.epoch,
+                latest: self.epoch,
+            }
+            .into());
+        }
+        let applied = self.header.applied_index;
+        if let Some(first) = batch.entries.first()
+            && first.entry.index.saturating_sub(1) > applied
+        {
+            return Err(Refusal::OutOfOrder {
+                given: first.entry.index,
+                applied,
+            }
+            .into());
+        }
+        // The indices are consecutive, so those applied before are a prefix.
+        let known = batch
+            .entries
+            .partition_point(|entry| entry.entry.index <= applied);
+        let (old, new) = batch.entries.split_at(known);
+        self.refuse_falling_term(new)?;
+        let mut outcomes = self.recall(old)?;
+        let header = self.header_after(batch.results_floor, new);
+        if header != self.header {
+            outcomes.extend(self.apply(header, new)?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Makes everything so far outlive a crash. False: the disk has no room for it now.
+    pub fn sync(&mut self) -> Result<bool, StorageError> {
+        if self.dirty {
+            // Each batch was let in with more room than a sync may take, so that a sync is only held
+            // back when somebody else has filled the disk since.
+            let least = self.lazy_bytes - self.lazy_bytes / 4;
+            if self.machine.room_for(0, least).is_err() {
+                return Ok(false);
+            }
+            self.machine
+                .transact(Durability::Synced, &mut |_| Ok(Finish::Commit))?;
+            self.all_is_synced();
+        }
+        Ok(true)
+    }
+
+    /// Whether the disk has room for what is not synced yet and for so much more.
+    fn check_room(&self, entries: u64, bytes: u64) -> Result<(), Refusal> {
+        let entries = self.lazy_entries.saturating_add(entries);
+        let bytes = self.lazy_bytes.saturating_add(bytes);
+        let room = self.machine.room_for(entries, bytes);
+        room.map_err(Refusal::NoRoom)
+    }
+
+    fn refuse_falling_term(&self, new: &[BatchEntry]) -> Result<(), Refusal> {
+        match new.first() {
+            Some(first) if first.entry.term < self.header.applied_term => {
+                Err(Refusal::Malformed(format!(
+                    "entry {} has term {}, and the entry before it has term {}: terms never fall",
+                    first.entry.index, first.entry.term, self.header.applied_term
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn header_after(&self, results_floor: u64, new: &[BatchEntry]) -> Header {
+        let mut header = self.header;
+        // A floor only rises: what was forgotten does not come back.
+        header.results_floor = header.results_floor.max(results_floor);
+        if let Some(last) = new.last() {
+            header.applied_index = last.entry.index;
+            header.applied_term = last.entry.term;
+        }
+        header
+    }
+
+    /// The outcomes of entries that were applied before.
+    fn recall(&self, old: &[BatchEntry]) -> Result<Vec<Applied>, Failure> {
+        let mut outcomes = Vec::with_capacity(old.len());
+        let mut refusal = None;
+        if !old.is_empty() {
+            self.machine.read(&mut |snapshot| {
+                for BatchEntry { entry, .. } in old {
+                    match self.recall_one(snapshot, entry)? {
+                        Ok(applied) => outcomes.push(applied),
+                        Err(other) => refusal = refusal.take().or(Some(other)),
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        match refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(outcomes),
+        }
+    }
+
+    fn recall_one(
+        &self,
+        snapshot: &dyn Snapshot,
+        entry: &Entry,
+    ) -> Result<Result<Applied, Refusal>, StorageError> {
+        let other_history = |applied_term| Refusal::OtherHistory {
+            index: entry.index,
+            applied_term,
+            given_term: entry.term,
+        };
+        if entry.index == self.header.applied_index && entry.term != self.header.applied_term {
+            return Ok(Err(other_history(self.header.applied_term)));
+        }
+        if entry.index <= self.header.results_floor {
+            return Ok(Ok(Applied::Already));
+        }
+        let Some(record) = snapshot.record(entry.index)? else {
+            return Ok(Ok(Applied::Already));
+        };
+        let (term, outcome) = decode_outcome(entry.index, &record)?;
+        Ok(if term == entry.term {
+            Ok(Applied::Outcome(outcome))
+        } else {
+            Err(other_history(term))
+        })
+    }
+
+    /// Runs entries, keeps their outcomes above the floor, and moves the header, in one
+    /// transaction. A panic of the author's code ends at this function: the transaction is rolled
+    /// back and the storage never sees the unwinding.
+    fn apply(&mut self, header: Header, new: &[BatchEntry]) -> Result<Vec<Applied>, Failure> {
+        let lengths = new
+            .iter()
+            .filter_map(|entry| entry.command.as_ref())
+            .map(Bytes::len);
+        let bytes = u64::try_from(lengths.sum::<usize>()).unwrap_or(u64::MAX);
+        let entries = u64::try_from(new.len()).unwrap_or(u64::MAX);
+        if self.check_room(entries, bytes).is_err() {
+            // What is not synced is reckoned at its most; once it is, the disk itself tells.
+            self.sync()?;
+            self.check_room(entries, bytes)?;
+        }
+        let lazy_entries = self.lazy_entries.saturating_add(entries);
+        let lazy_bytes = self.lazy_bytes.saturating_add(bytes);
+        let much = lazy_entries >= self.limits.sync_after_entries || lazy_bytes >= SYNC_AFTER_BYTES;
+        let durability = if much {
+            Durability::Synced
+        } else {
+            Durability::Lazy
+        };
+
+        let old_floor = self.header.results_floor;
+        let mut outcomes = Vec::with_capacity(new.len());
+        let mut panicked = None;
+        self.machine
+            .transact(durability, &mut |transaction| {
+                for BatchEntry { entry, command } in new {
+                    let outcome = match command {
+                        None => Outcome::Ok(Bytes::new()),
+                        Some(command) => {
+                            let run = AssertUnwindSafe(|| transaction.execute(entry, command));
+                            match catch_unwind(run) {
+                                Ok(outcome) => bounded(outcome?),
+                                Err(panic) => {
+                                    let message = panic_message(&*panic);
+                                    panicked = Some(Refusal::Panicked {
+                                        index: entry.index,
+                                        message,
+                                    });
+                                    return Ok(Finish::RollBack);
+                                }
+                            }
+                        }
+                    };
+                    if entry.index > header.results_floor {
+                        transaction
+                            .put_record(entry.index, &encode_outcome(entry.term, &outcome))?;
+                    }
+                    outcomes.push(Applied::Outcome(outcome));
+                }
+                if header.results_floor > old_floor {
+                    transaction
+                        .remove_records(old_floor.saturating_add(1), header.results_floor)?;
+                }
+                transaction.put_record(HEADER_KEY, &header.encode())?;
+                Ok(Finish::Commit)
+            })
+            .map_err(|error| match &panicked {
+                // Of the two the panic is the cause, and the one that a person can do something about.
+                Some(panic) => Failure::Storage(StorageError::new(format!("{panic} ({error})"))),
+                None => Failure::Storage(error),
+            })?;
+        if let Some(refusal) = panicked {
+            return Err(refusal.into());
+        }
+
+        self.header = header;
+        if much {
+            self.all_is_synced();
+        } else {
+            (self.lazy_entries, self.lazy_bytes) = (lazy_entries, lazy_bytes);
+            self.dirty = self.machine.durable();
+        }
+        Ok(outcomes)
+    }
+
+    fn all_is_synced(&mut self) {
+        (self.lazy_entries, self.lazy_bytes, self.dirty) = (0, 0, false);
+        if self.machine.durable() {
+            self.durable_index = self.header.applied_index;
+        }
+    }
+}
+
+/// Answers a query from one snapshot, together with the index that the snapshot is at.
+pub(crate) fn query(
+    machine: &dyn DurableStateMachine,
+    query: &[u8],
+) -> Result<(u64, Outcome), Failure> {
+    let mut answer = None;
+    machine.read(&mut |snapshot| {
+        let header = match snapshot.record(HEADER_KEY)? {
+            Some(bytes) => Header::decode(&bytes)?,
+            None => Header::default(),
+        };
+        answer = Some(
+            match catch_unwind(AssertUnwindSafe(|| snapshot.query(query))) {
+                Ok(outcome) => Ok((header.applied_index, bounded(outcome?))),
+                Err(panic) => Err(Refusal::QueryPanicked(panic_message(&*panic))),
+            },
+        );
+        Ok(())
+    })?;
+    let unread = || StorageError::new("the storage did not run the read that it was given");
+    Ok(answer.ok_or_else(unread)??)
+}
+
+fn bounded(outcome: Outcome) -> Outcome {
+    let length = outcome.data().len();
+    if length <= MAX_OUTCOME_BYTES {
+        return outcome;
+    }
+    let sentence = format!(
+        "the result has {length} bytes, which is more than the {MAX_OUTCOME_BYTES} that can be \
+         passed on, and was dropped"
+    );
+    match outcome {
+        Outcome::Ok(_) => Outcome::ok(sentence),
+        Outcome::Rejected(_) => Outcome::Rejected(sentence),
+        Outcome::NotFound(_) => Outcome::NotFound(sentence),
+    }
+}
+
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let message = panic.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    message.unwrap_or("without a message").to_owned()
+}

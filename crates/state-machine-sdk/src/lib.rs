@@ -1,0 +1,286 @@
+//! A trait of a few functions becomes a conforming gRPC state machine.
+//!
+//! The `raft` daemon on the same node sends the entries of the log, in order, to a state machine:
+//! a process of yours. What the process must promise in return is little, but exact, and easy to
+//! get almost right (`proto/README.md` has the whole contract). This crate keeps the promises, so
+//! that a state machine is only its own logic:
+//!
+//! - [`StateMachine`]: the state lives in memory and is rebuilt from the log after a restart.
+//! - [`DurableStateMachine`]: the state lives in a storage with transactions, outlives the process,
+//!   and only what came after the last synced transaction is sent again.
+//!
+//! A counter, complete. Start it, point a `raft` daemon at it, and it is replicated:
+//!
+//! ```no_run
+//! use state_machine_sdk::{Entry, Listen, Outcome, StateMachine, Volatile, run};
+//!
+//! #[derive(Default)]
+//! struct Counter(i64);
+//!
+//! impl StateMachine for Counter {
+//!     fn name(&self) -> &str {
+//!         "counter"
+//!     }
+//!     fn execute(&mut self, _entry: &Entry, command: &[u8]) -> Outcome {
+//!         let Some(step) = std::str::from_utf8(command).ok().and_then(|text| text.parse().ok()) else {
+//!             return Outcome::rejected("send a whole number: it is added to the counter");
+//!         };
+//!         self.0 = self.0.saturating_add(step);
+//!         Outcome::ok(self.0.to_string())
+//!     }
+//!     fn query(&self, _query: &[u8]) -> Outcome {
+//!         Outcome::ok(self.0.to_string())
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), state_machine_sdk::ServeError> {
+//!     run(Volatile::new(Counter::default()), Listen::from_environment()?)
+//! }
+//! ```
+//!
+//! # What the crate owns, so that the author need not
+//!
+//! - The *nonce*, drawn when the machine is put behind the service: another nonce is another
+//!   instance, whose memory is empty.
+//! - The *epoch*: a handshake opens one, larger than every one before it, and only calls of the
+//!   latest epoch are answered. It is checked under the lock that the apply holds, so a call that a
+//!   daemon has given up can never run after the call that replaced it.
+//! - *Order*: entry `i` runs only when `i - 1` is applied. A duplicate is answered with the outcome
+//!   it had the first time, or with "already applied" once that outcome may be forgotten. A gap is
+//!   refused.
+//! - *Atomicity*: state, outcomes, applied index, term and cluster are written in one transaction.
+//! - *Panics*: a batch whose command panics leaves no trace in a durable machine, and the caller is
+//!   told the index. Memory cannot be rolled back, so a volatile machine ends instead, and starts
+//!   again at 0.
+//! - *Failed storage*: never tried again on the same handle. [`serve`] returns the error, the
+//!   process should exit, and whatever supervises it starts it again.
+//!
+//! # What remains the author's
+//!
+//! Determinism: the same commands must give the same outcomes on every replica, so no clock (use
+//! [`Entry::log_time`]), no randomness, no address, no environment, no iteration order of a hash
+//! map. And a command that cannot be understood is an [`Outcome`], not a panic.
+//!
+//! # What is left out
+//!
+//! Snapshots: the calls answer UNIMPLEMENTED and no format is offered, so the daemon keeps its
+//! whole log.
+
+// The machines of the tests are written against the crate's name, as an author's are.
+#[cfg(test)]
+extern crate self as state_machine_sdk;
+
+/// The example in the author's guide compiles, or the documentation tests fail.
+#[cfg(doctest)]
+#[doc = include_str!("../../../proto/README.md")]
+struct AuthorsGuide;
+
+mod engine;
+#[cfg(test)]
+mod engine_tests;
+mod header;
+mod limits;
+mod refusal;
+mod serve;
+mod service;
+mod volatile;
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use limits::{
+    EXECUTE_WAIT, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_OUTCOME_BYTES, MAX_QUERIES,
+    MAX_STREAMS, MAX_WAITING_QUERIES, MESSAGE_MARGIN_BYTES, QUERY_WAIT, SHUTDOWN_SYNC_WAIT,
+    SHUTDOWN_WAIT, SYNC_AFTER, SYNC_AFTER_BYTES, SYNC_AFTER_ENTRIES,
+};
+pub use refusal::{REASON_HEADER, Refusal};
+pub use serve::{Listen, ServeError, run, serve, termination};
+pub use volatile::Volatile;
+
+pub use header::{Header, bound_node_id};
+
+/// Where an entry stands in the log: everything about it but its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the log, from 1; no two entries share one, and none is skipped.
+    pub index: u64,
+    /// The term of the leader that appended it.
+    pub term: u64,
+    /// The log's own clock, the same on every replica. Use it instead of the machine's.
+    pub log_time: Duration,
+}
+
+/// What a command or a query came to. It is sent to the client and must be the same on every
+/// replica, to the byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; the bytes are the result.
+    Ok(Bytes),
+    /// Understood and refused, or not understood. The state is as it was; the sentence says why.
+    Rejected(String),
+    /// What was asked for is not there, which the sentence names.
+    NotFound(String),
+}
+
+impl Outcome {
+    /// Done, with this result.
+    pub fn ok(result: impl Into<Bytes>) -> Self {
+        Self::Ok(result.into())
+    }
+
+    /// Refused, and the state is as it was.
+    pub fn rejected(sentence: impl Into<String>) -> Self {
+        Self::Rejected(sentence.into())
+    }
+
+    /// What was asked for is not there.
+    pub fn not_found(sentence: impl Into<String>) -> Self {
+        Self::NotFound(sentence.into())
+    }
+
+    fn data(&self) -> &[u8] {
+        match self {
+            Self::Ok(bytes) => bytes,
+            Self::Rejected(sentence) | Self::NotFound(sentence) => sentence.as_bytes(),
+        }
+    }
+}
+
+/// A machine whose state lives in memory. Put it into a [`Volatile`] and [`run`] it.
+pub trait StateMachine: Send + Sync + 'static {
+    /// What it is called in `raft-client status` and in logs.
+    fn name(&self) -> &str;
+
+    /// Its version, for the same places.
+    fn version(&self) -> &str {
+        ""
+    }
+
+    /// Applies one command. Commands come one at a time, in the order of the log, each once.
+    fn execute(&mut self, entry: &Entry, command: &[u8]) -> Outcome;
+
+    /// Answers from the state and changes nothing. Queries run beside each other.
+    fn query(&self, query: &[u8]) -> Outcome;
+}
+
+/// The storage failed, in its own words. It ends the machine: a handle whose commit failed may not
+/// be used again, for nobody knows how much of it was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(String);
+
+impl StorageError {
+    /// From whatever the storage said.
+    pub fn new(reason: impl Display) -> Self {
+        Self(reason.to_string())
+    }
+}
+
+/// How far a commit must reach before [`DurableStateMachine::transact`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Visible to readers. A crash may lose it together with everything after it, never apart.
+    Lazy,
+    /// On disk, and with it everything committed before.
+    Synced,
+}
+
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Keep all of it.
+    Commit,
+    /// Keep none of it.
+    RollBack,
+}
+
+/// One open transaction of a durable machine.
+///
+/// The crate keeps its own *records* beside the author's state: bytes under a number. Storing them
+/// in the same transaction as the state is what makes a crash harmless.
+pub trait Transaction {
+    /// Applies one command within this transaction, and sees what earlier ones in it wrote.
+    ///
+    /// # Errors
+    /// When the storage fails. A bad command is an outcome, not an error.
+    fn execute(&mut self, entry: &Entry, command: &[u8]) -> Result<Outcome, StorageError>;
+
+    /// Stores a record, over one of the same key.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn put_record(&mut self, key: u64, value: &[u8]) -> Result<(), StorageError>;
+
+    /// Removes the records from `first` to `last`, both included; there may be none.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn remove_records(&mut self, first: u64, last: u64) -> Result<(), StorageError>;
+}
+
+/// The state as of one commit. It does not change while it is held.
+pub trait Snapshot {
+    /// Answers from this state.
+    ///
+    /// # Errors
+    /// When the storage fails. A bad query is an outcome, not an error.
+    fn query(&self, query: &[u8]) -> Result<Outcome, StorageError>;
+
+    /// The record under a key, if there is one.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn record(&self, key: u64) -> Result<Option<Vec<u8>>, StorageError>;
+}
+
+/// What [`DurableStateMachine::transact`] runs inside a transaction.
+pub type TransactionWork<'a> = dyn FnMut(&mut dyn Transaction) -> Result<Finish, StorageError> + 'a;
+
+/// What [`DurableStateMachine::read`] runs on a snapshot.
+pub type SnapshotWork<'a> = dyn FnMut(&dyn Snapshot) -> Result<(), StorageError> + 'a;
+
+/// A machine whose state lives in a storage with transactions.
+pub trait DurableStateMachine: Send + Sync + 'static {
+    /// What it is called in `raft-client status` and in logs.
+    fn name(&self) -> &str;
+
+    /// Its version, for the same places.
+    fn version(&self) -> &str {
+        ""
+    }
+
+    /// The state and the records outlive the process. Only [`Volatile`] says otherwise.
+    fn durable(&self) -> bool {
+        true
+    }
+
+    /// Whether the disk has room for the outcomes and changes of so many entries, whose commands
+    /// have so many bytes together. It is asked before each transaction: a storage that runs out of
+    /// room in the middle of one ends the machine, and one that says no here only waits.
+    ///
+    /// # Errors
+    /// A sentence: which disk is full.
+    fn room_for(&self, _entries: u64, _bytes: u64) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Opens a transaction, runs `work` once in it, and ends it as `work` says; an error of `work`
+    /// rolls back and is passed on. One transaction is open at a time: the crate sees to it.
+    ///
+    /// # Errors
+    /// When the storage fails, or cannot roll back. The machine is not used any more afterwards.
+    fn transact(
+        &self,
+        durability: Durability,
+        work: &mut TransactionWork<'_>,
+    ) -> Result<(), StorageError>;
+
+    /// Runs `work` once on the state as of the latest commit. Reads run beside each other and
+    /// beside a transaction, of which they see nothing until it is committed.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError>;
+}

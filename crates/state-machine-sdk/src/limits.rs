@@ -1,0 +1,73 @@
+//! Every limit and deadline of the service, in one place.
+
+use std::time::Duration;
+
+/// Bytes of commands that one Execute may carry, unless [`Limits`] says otherwise: twice the
+/// largest entry of a daemon with its defaults.
+pub const MAX_BATCH_BYTES: u64 = 8 << 20;
+
+/// Entries that one Execute may carry, unless [`Limits`] says otherwise.
+pub const MAX_BATCH_ENTRIES: u32 = 4096;
+
+/// Bytes of one outcome. A larger one is replaced by a sentence. All replicas must agree on what an
+/// outcome is, so this is no setting.
+pub const MAX_OUTCOME_BYTES: usize = 64 << 20;
+
+/// What a message may weigh beyond its commands: numbers, tags and lengths of its entries.
+pub const MESSAGE_MARGIN_BYTES: usize = 1 << 20;
+
+/// How long a Handshake or an Execute waits for the batch before it to end. Shorter than that the
+/// daemon would be told "busy" over every slow disk; longer, and it would learn nothing.
+pub const EXECUTE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a Query waits for the index that it asks for. A daemon asks only when that index was
+/// acknowledged, so a wait is rare and short.
+pub const QUERY_WAIT: Duration = Duration::from_secs(2);
+
+/// Queries that run at the same time; the others wait.
+pub const MAX_QUERIES: usize = 32;
+
+/// Queries that are here at the same time, running or waiting; more are refused.
+pub const MAX_WAITING_QUERIES: usize = 4096;
+
+/// Calls that one connection may have open.
+pub const MAX_STREAMS: u32 = 1024;
+
+/// How long after a lazy commit the next synced one follows. No timer runs when all is synced.
+pub const SYNC_AFTER: Duration = Duration::from_secs(2);
+
+/// Entries after which a commit is synced at once, however recent the last one was.
+pub const SYNC_AFTER_ENTRIES: u64 = 65_536;
+
+/// Bytes of commands after which a commit is synced at once. It bounds how long that sync takes.
+pub const SYNC_AFTER_BYTES: u64 = 32 << 20;
+
+/// How long the calls that are open may take to end once the process is told to stop.
+pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the last batch and the last sync may take after that.
+pub const SHUTDOWN_SYNC_WAIT: Duration = Duration::from_secs(5);
+
+/// What one Execute may carry; the daemon is told at the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of commands. It must be no less than the largest entry that the daemon accepts.
+    pub max_batch_bytes: u64,
+    /// Entries.
+    pub max_batch_entries: u32,
+    /// How long after a lazy commit the next synced one follows.
+    pub sync_after: Duration,
+    /// Entries after which a commit is synced at once.
+    pub sync_after_entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_batch_bytes: MAX_BATCH_BYTES,
+            max_batch_entries: MAX_BATCH_ENTRIES,
+            sync_after: SYNC_AFTER,
+            sync_after_entries: SYNC_AFTER_ENTRIES,
+        }
+    }
+}

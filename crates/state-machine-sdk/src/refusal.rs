@@ -1,0 +1,195 @@
+//! Everything that a call can be refused for, and the gRPC status of each.
+
+use tonic::{Code, Status};
+
+/// Metadata of a refused call: one word for a program to branch on. The sentence is for people.
+pub const REASON_HEADER: &str = "leeky-reason";
+
+/// Why a call was not done. Except where it says otherwise, nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A call of an epoch that a later handshake has ended, or before any handshake.
+    #[error(
+        "epoch {given} is not the latest one, which is {latest} (0: no handshake yet): this \
+         connection must begin with a handshake of a larger epoch"
+    )]
+    StaleEpoch {
+        /// The epoch of the call.
+        given: u64,
+        /// The latest epoch.
+        latest: u64,
+    },
+    /// A handshake that does not open a larger epoch.
+    #[error(
+        "epoch {given} cannot be opened, for it is not larger than the latest one, {latest}: each \
+         handshake opens a larger epoch than all before it"
+    )]
+    EpochNotLarger {
+        /// The epoch of the handshake.
+        given: u64,
+        /// The latest epoch.
+        latest: u64,
+    },
+    /// Entries are missing before the one given.
+    #[error(
+        "OUT_OF_ORDER: entry {given} cannot be applied after entry {applied}: the next one must be \
+         {}",
+        applied.saturating_add(1)
+    )]
+    OutOfOrder {
+        /// The index of the first entry of the call.
+        given: u64,
+        /// The applied index.
+        applied: u64,
+    },
+    /// The state comes from another cluster's log.
+    #[error(
+        "this state belongs to cluster {bound:032x}, and the daemon belongs to cluster \
+         {given:032x}: point the daemon at its own state machine, or start this one with an empty \
+         data directory"
+    )]
+    OtherCluster {
+        /// The cluster of the state.
+        bound: u128,
+        /// The cluster of the daemon.
+        given: u128,
+    },
+    /// The state is driven by another node's daemon. What a daemon has forgotten together with its
+    /// old id (results of clients that may still retry) is no longer here either, so the state of
+    /// another node is no start for a new one.
+    #[error(
+        "this state belongs to node {bound:032x}, and the daemon is node {given:032x}: each node \
+         has a state machine of its own; if that node was given up, move the state machine's data \
+         aside, and it is built anew from the log"
+    )]
+    OtherNode {
+        /// The node of the state.
+        bound: u128,
+        /// The node of the daemon.
+        given: u128,
+    },
+    /// The entry was applied with another term: the state and the log are of two histories.
+    #[error(
+        "entry {index} was applied with term {applied_term}, and comes now with term \
+         {given_term}: the state is of another history than the log"
+    )]
+    OtherHistory {
+        /// The index of both.
+        index: u64,
+        /// The term that was applied.
+        applied_term: u64,
+        /// The term that the daemon sends.
+        given_term: u64,
+    },
+    /// No version of the protocol is spoken by both.
+    #[error(
+        "the daemon speaks versions {min} to {max} of the protocol, and this state machine speaks \
+         version {}: upgrade the older of the two",
+        crate::engine::PROTOCOL
+    )]
+    Protocol {
+        /// The lowest version that the daemon speaks.
+        min: u32,
+        /// The highest.
+        max: u32,
+    },
+    /// The call breaks the contract in its form.
+    #[error("malformed call: {0}")]
+    Malformed(String),
+    /// The call is larger than what was agreed on at the handshake.
+    #[error("too large: {0}")]
+    TooLarge(String),
+    /// A query asks for an index that was not applied in time.
+    #[error(
+        "entry {min_index} is not applied yet, {applied} is: ask again after Execute has answered"
+    )]
+    Behind {
+        /// The index asked for.
+        min_index: u64,
+        /// The applied index.
+        applied: u64,
+    },
+    /// The batch or the handshake before this call has not ended in time.
+    #[error("still busy with the call before this one: try again later with a new handshake")]
+    Busy,
+    /// More queries are here than may wait.
+    #[error("{0} queries are waiting: try again later")]
+    Overloaded(usize),
+    /// The disk has no room for the batch. Nothing of it was applied.
+    #[error("{0}. Free some space; nothing of this batch was applied, and it may be sent again")]
+    NoRoom(String),
+    /// The author's code panicked. Nothing of the whole batch was applied.
+    #[error(
+        "the state machine's code panicked at entry {index}: {message}. Nothing of this batch was \
+         applied. The same entry will do it again until the code is corrected or an operator has \
+         the entry skipped"
+    )]
+    Panicked {
+        /// The entry it happened at.
+        index: u64,
+        /// What the panic said.
+        message: String,
+    },
+    /// The author's code panicked while it answered a query.
+    #[error("the state machine's code panicked while it answered a query: {0}")]
+    QueryPanicked(String),
+    /// The machine has ended, or is about to. Whether the call was applied will be known after the
+    /// handshake with its successor.
+    #[error("the state machine is stopping: {0}")]
+    Stopping(String),
+    /// A call that this machine does not offer.
+    #[error(
+        "this state machine has no snapshots: its handshake offers no snapshot format, and the \
+         daemon keeps its whole log"
+    )]
+    NoSnapshots,
+}
+
+impl Refusal {
+    /// The word of [`REASON_HEADER`].
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::StaleEpoch { .. } => "STALE_EPOCH",
+            Self::EpochNotLarger { .. } => "EPOCH_NOT_LARGER",
+            Self::OutOfOrder { .. } => "OUT_OF_ORDER",
+            Self::OtherCluster { .. } => "OTHER_CLUSTER",
+            Self::OtherNode { .. } => "OTHER_NODE",
+            Self::OtherHistory { .. } => "OTHER_HISTORY",
+            Self::Protocol { .. } => "PROTOCOL",
+            Self::Malformed(_) => "MALFORMED",
+            Self::TooLarge(_) => "TOO_LARGE",
+            Self::Behind { .. } => "BEHIND",
+            Self::Busy => "BUSY",
+            Self::Overloaded(_) => "OVERLOADED",
+            Self::NoRoom(_) => "NO_ROOM",
+            Self::Panicked { .. } | Self::QueryPanicked(_) => "PANICKED",
+            Self::Stopping(_) => "STOPPING",
+            Self::NoSnapshots => "NO_SNAPSHOTS",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::StaleEpoch { .. } | Self::EpochNotLarger { .. } => Code::Aborted,
+            Self::OutOfOrder { .. }
+            | Self::OtherCluster { .. }
+            | Self::OtherNode { .. }
+            | Self::OtherHistory { .. }
+            | Self::Protocol { .. } => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::TooLarge(_) | Self::Overloaded(_) | Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Behind { .. } | Self::Busy | Self::Stopping(_) => Code::Unavailable,
+            Self::Panicked { .. } | Self::QueryPanicked(_) => Code::Internal,
+            Self::NoSnapshots => Code::Unimplemented,
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let mut status = Self::new(refusal.code(), refusal.to_string());
+        let reason = tonic::metadata::MetadataValue::from_static(refusal.reason());
+        status.metadata_mut().insert(REASON_HEADER, reason);
+        status
+    }
+}

@@ -1,0 +1,22 @@
+//! The key-value store: the state machine that a cluster has when nobody brought another.
+//!
+//! [`key_value`] is its logic, which touches nothing but a [`key_value::Store`]; [`storage`] is
+//! that store in one `redb` file, with the state, the outcomes and the applied index in the same
+//! transaction. Everything that a state machine owes its daemon is `state-machine-sdk`'s.
+//!
+//! # What a crash leaves
+//!
+//! A batch is committed lazily: readers see it at once, and the disk within two seconds, or sooner
+//! when much was written. A crash in between falls back to the last synced commit, which is the
+//! state as of some earlier entry, whole, with the outcomes and the applied index of that entry.
+//! The daemon learns the index at the next handshake and sends the rest again from its own log,
+//! which is what an acknowledged write rests on.
+//!
+//! # What is left out
+//!
+//! Snapshots, and with them a bound on the log. Scans, conditional writes and leases: the commands
+//! are PUT, GET and DELETE.
+
+pub mod directory;
+pub mod key_value;
+pub mod storage;
