@@ -670,12 +670,14 @@ impl Raft {
             if asked.is_some() {
                 return self.effect(Effect::RolledBack { peer });
             }
-            self.challenged.insert(peer, (said, acked));
+            // An answer may be to an earlier challenge: it is held against the earliest knowledge.
+            self.challenged.entry(peer).or_insert((said, acked));
             return self.effect(Effect::Challenge { peer });
         }
         if (boot, term) != known && self.configuration().1.is_voter(peer) {
             self.change_hard_state(|hard| {
-                hard.peers.insert(peer, (boot, term));
+                let highest = (boot.max(known.0), term.max(known.1));
+                hard.peers.insert(peer, highest);
             });
         }
     }

@@ -84,10 +84,14 @@ impl Raft {
         let Some(progress) = self.leading().and_then(|l| l.progress.get_mut(&peer)) else {
             return;
         };
-        if progress.fetching != Some(from) || progress.next_index != from {
+        if progress.fetching != Some(from) {
             return;
         }
         progress.fetching = None;
+        if progress.next_index != from {
+            // A late acknowledgement moved on meanwhile: these are not wanted, what follows is.
+            return self.append_entries_until_caught_up(peer);
+        }
         let genuine = !entries.is_empty()
             && entries
                 .iter()

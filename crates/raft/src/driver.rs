@@ -425,8 +425,9 @@ impl Driver {
 
     fn publish_durable(&self) {
         let (raft, progress) = (&self.parts.raft, &self.parts.shared.progress);
-        progress.set_durable(raft.durable_index());
+        // Both or neither: a new term's truncation must not be told under the old term.
         if raft.hard_state_is_durable() {
+            progress.set_durable(raft.durable_index());
             progress.set_durable_term(raft.term());
         }
     }
