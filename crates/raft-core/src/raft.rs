@@ -674,9 +674,9 @@ impl Raft {
             self.challenged.entry(peer).or_insert((said, acked));
             return self.effect(Effect::Challenge { peer });
         }
-        if (boot, term) != known && self.configuration().1.is_voter(peer) {
+        let highest = (boot.max(known.0), term.max(known.1));
+        if highest != known && self.configuration().1.is_voter(peer) {
             self.change_hard_state(|hard| {
-                let highest = (boot.max(known.0), term.max(known.1));
                 hard.peers.insert(peer, highest);
             });
         }
