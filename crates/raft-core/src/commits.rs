@@ -17,6 +17,8 @@ impl Raft {
         let index = configuration.quorum_index(|voter| {
             if voter == self.id {
                 own
+            } else if self.is_suspect(voter) {
+                0
             } else {
                 leading.match_index(voter)
             }

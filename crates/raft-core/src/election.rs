@@ -144,9 +144,11 @@ impl Raft {
         ordinary.min(hinted).min(probe)
     }
 
-    /// Only a voter in its own latest configuration campaigns (M5).
+    /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1).
     fn may_campaign(&self) -> bool {
-        !self.retired && self.configuration().1.is_voter(self.id)
+        !self.retired
+            && !self.stopping
+            && self.configuration().1.is_voter(self.id)
     }
 
     pub(crate) fn run_election_timers(&mut self) {
@@ -368,19 +370,34 @@ impl Raft {
             _ => return,
         };
         campaign.votes.insert(from, granted);
-        let votes = campaign.votes.clone();
-        let (hinted, token) = (campaign.hinted, campaign.transfer_token);
-        let won = configuration.is_quorum(|voter| votes.get(&voter) == Some(&true));
-        let lost = !configuration.is_quorum(|voter| votes.get(&voter) != Some(&false));
+        let votes = campaign.votes.values().filter(|granted| **granted);
+        let votes = votes.count();
         let term = self.term() + Term::from(pre_vote);
         self.event(Event::Tally {
             term,
             pre_vote,
             from,
             granted,
-            votes: votes.values().filter(|granted| **granted).count(),
+            votes,
             needed: configuration.voters.len() / 2 + 1,
         });
+        self.decide_campaign();
+    }
+
+    /// Ends the campaign, if the votes that are in decide it. A suspect's vote is not in (D5).
+    pub(crate) fn decide_campaign(&mut self) {
+        let configuration = self.configuration().1;
+        let (campaign, pre_vote) = match &self.role {
+            Role::PreCandidate(campaign) => (campaign, true),
+            Role::Candidate(campaign) => (campaign, false),
+            _ => return,
+        };
+        let votes = &campaign.votes;
+        let (hinted, token) = (campaign.hinted, campaign.transfer_token);
+        let won = configuration
+            .is_quorum(|voter| votes.get(&voter) == Some(&true) && !self.is_suspect(voter));
+        let lost = !configuration.is_quorum(|voter| votes.get(&voter) != Some(&false));
+        let term = self.term() + Term::from(pre_vote);
         if won && pre_vote {
             let now = self.now;
             if let Some(hinted) = &mut self.succession.hinted {

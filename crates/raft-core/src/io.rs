@@ -92,6 +92,9 @@ pub enum Input {
         /// It does not answer.
         sick: bool,
     },
+    /// This daemon is about to end. It goes on voting until it does, but neither campaigns nor is
+    /// handed the leadership (M1).
+    Stopping,
     /// What the member map shows of nodes that could take part: advice, nothing more (M1-M6).
     Members(Vec<MemberHint>),
     /// A node asks to leave for good, or an operator asks for it.
@@ -125,7 +128,7 @@ pub struct MemberHint {
 pub struct Proposal {
     /// Comes back in [`Effect::Accepted`] or [`Effect::Refused`].
     pub request: RequestId,
-    /// A Command, RegisterSession, KeepAlive, Skip.
+    /// A Command, RegisterSession, KeepAlive, ExpireSession or Skip.
     pub payload: Payload,
 }
 
@@ -246,6 +249,10 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// Only the leader itself appends entries of this kind: no-ops, configurations, the founding and
+    /// the end of a cluster.
+    #[error("an entry of this kind is not a client's")]
+    NotForClients,
     /// The cluster waits for its second node (F1).
     #[error("the cluster takes no entries before a second node has joined")]
     Founding,
@@ -320,6 +327,9 @@ pub enum Event {
         voters: usize,
         learners: usize,
     },
+    /// A change was not made: a configuration names no more nodes than
+    /// [`crate::configuration::MAX_CONFIGURATION_NODES`], those that left for good included.
+    ConfigurationFull { nodes: usize, tombstones: usize },
     /// A configuration is committed.
     ConfigurationCommitted { index: Index, joint: bool },
     /// A message that no correct node sends.

@@ -77,8 +77,11 @@ impl Raft {
 
     pub(crate) fn start_leading(&mut self) {
         let last = self.log.last();
-        let progress = self
-            .others()
+        // Who leaves by a configuration that is not committed yet is still to be fed (M5).
+        let mut peers = self.others();
+        peers.extend(self.committed_configuration().1.members());
+        peers.remove(&self.id);
+        let progress = peers
             .into_iter()
             .map(|peer| (peer, Progress::new(last.index + 1, self.now)));
         let mut uncommitted = VecDeque::new();
@@ -162,6 +165,17 @@ impl Raft {
         };
         if self.log.dissolved_at.is_some() {
             return Some(Refusal::Dissolved);
+        }
+        let for_clients = matches!(
+            payload,
+            Payload::Command(_)
+                | Payload::RegisterSession
+                | Payload::KeepAlive { .. }
+                | Payload::ExpireSession { .. }
+                | Payload::Skip { .. }
+        );
+        if !for_clients {
+            return Some(Refusal::NotForClients);
         }
         if leading.transfer.is_some() {
             return Some(Refusal::Transferring);
@@ -287,7 +301,10 @@ impl Raft {
                     .get(voter)
                     .map(|progress| (*voter, progress))
             })
-            .filter(|(voter, _)| !leading.reconfiguring.is_leaving(*voter))
+            .filter(|(voter, progress)| {
+                // M1: never to a node that is leaving or stopping.
+                !leading.reconfiguring.is_leaving(*voter) && !progress.health.stopping
+            })
             .map(|(voter, progress)| {
                 let health = progress.health;
                 let away = self.now.since(progress.last_contact) >= self.options.elect_timeout_min;

@@ -165,6 +165,8 @@ pub struct Health {
     pub disk_sick: bool,
     /// Its state machine does not answer.
     pub state_machine_sick: bool,
+    /// It is about to end (M1).
+    pub stopping: bool,
 }
 
 impl Message {

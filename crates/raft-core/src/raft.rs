@@ -41,12 +41,14 @@ pub struct Raft {
     pub(crate) applied_index: Index,
     pub(crate) disk: DiskState,
     held: VecDeque<(u64, NodeId, Message)>,
-    /// Peers that were asked again, and what they had reported until then (D5).
-    challenged: BTreeMap<NodeId, Reported>,
+    /// Peers that were asked again, and have not answered yet: they count for nothing meanwhile (D5).
+    suspects: BTreeMap<NodeId, Suspect>,
     pub(crate) following: Following,
     pub(crate) succession: Succession,
     pub(crate) follower_reads: FollowerReads,
     pub(crate) state_machine_sick: bool,
+    /// This daemon is about to end (M1).
+    pub(crate) stopping: bool,
     pub(crate) members: Vec<MemberHint>,
     pub(crate) retired: bool,
     effects: Vec<Effect>,
@@ -65,6 +67,15 @@ pub(crate) enum Role {
 /// leader, with the leader's term.
 type Reported = ((Boot, Term), (Term, Index));
 
+/// A peer that reported less than it had before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Suspect {
+    /// What it had reported when it was first asked.
+    known: Reported,
+    /// When it was last asked.
+    asked: Time,
+}
+
 /// What is known of the disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DiskState {
@@ -75,12 +86,22 @@ pub(crate) struct DiskState {
     generation: u64,
     /// The log is durable up to here.
     pub(crate) durable_index: Index,
-    /// Writes under way: sequence, and when they were handed over.
-    outstanding: VecDeque<(u64, Time)>,
+    /// Writes under way, in order.
+    outstanding: VecDeque<Outstanding>,
     /// When the oldest outstanding write began to be waited for: it moves on with every report.
     waiting_since: Time,
     pub(crate) sick: bool,
     pending: Option<Write>,
+}
+
+/// A write that the disk has not reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Outstanding {
+    sequence: u64,
+    /// When it was handed over.
+    since: Time,
+    /// What its entries cost.
+    bytes: usize,
 }
 
 impl Raft {
@@ -118,11 +139,12 @@ impl Raft {
             committed_told: 0,
             applied_index: 0,
             held: VecDeque::new(),
-            challenged: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             following: Following::default(),
             succession: Succession::default(),
             follower_reads: FollowerReads::new(boot),
             state_machine_sick: false,
+            stopping: false,
             members: Vec::new(),
             retired: false,
             effects: Vec::new(),
@@ -166,6 +188,7 @@ impl Raft {
             } => self.on_probed(peer, boot, term, leads),
             Input::Applied { index } => self.applied_index = self.applied_index.max(index),
             Input::StateMachineHealth { sick } => self.state_machine_sick = sick,
+            Input::Stopping => self.stopping = true,
             Input::Members(members) => {
                 self.members = members;
                 if let Some(leading) = self.leading() {
@@ -186,12 +209,13 @@ impl Raft {
             Role::Leader(leading) => self.leader_deadline(leading),
             _ => self.election_deadline(),
         };
-        let disk = match self.disk.outstanding.front() {
-            Some(_) if !self.disk.sick => self.disk.waiting_since + self.options.elect_timeout_max,
-            _ => Time::NEVER,
+        let disk = if !self.disk.sick && self.waits_for_disk() {
+            self.disk.waiting_since + self.options.elect_timeout_max
+        } else {
+            Time::NEVER
         };
         role.min(disk)
-            .min(self.follower_reads.next_deadline(&self.options))
+            .min(self.follower_reads.next_deadline())
     }
 
     /// This node.
@@ -214,10 +238,22 @@ impl Raft {
         self.hard.current_term
     }
 
-    /// The latest term that is durable: what a Hello may claim (D5). It equals [`Raft::term`] but
-    /// for the moment in which a new term is being written.
-    pub fn hard_state_is_durable(&self) -> bool {
+    /// What a Hello may claim of this disk (D5): the durable term, and where the durable log ends.
+    /// None for the moment in which a new term is being written: a log that gave way to the new
+    /// leader's must never be told under the old term, where it would look like a loss.
+    pub fn durable_claim(&self) -> Option<(Term, Index)> {
+        self.hard_state_is_durable()
+            .then_some((self.hard.current_term, self.disk.durable_index))
+    }
+
+    pub(crate) fn hard_state_is_durable(&self) -> bool {
         self.disk.persisted_sequence >= self.disk.hard_sequence
+    }
+
+    /// Whether this peer was asked if its disk has lost promises, and has not answered. Until then
+    /// neither its votes nor its acknowledgements count (D5).
+    pub(crate) fn is_suspect(&self, peer: NodeId) -> bool {
+        self.suspects.contains_key(&peer)
     }
 
     /// Whom this node takes for the leader of its term.
@@ -293,6 +329,7 @@ impl Raft {
         Health {
             disk_sick: self.disk.sick,
             state_machine_sick: self.state_machine_sick,
+            stopping: self.stopping,
         }
     }
 
@@ -391,7 +428,11 @@ impl Raft {
             if self.disk.outstanding.is_empty() {
                 self.disk.waiting_since = self.now;
             }
-            self.disk.outstanding.push_back((write.sequence, self.now));
+            self.disk.outstanding.push_back(Outstanding {
+                sequence: write.sequence,
+                since: self.now,
+                bytes: write.entries.iter().map(Entry::cost_bytes).sum(),
+            });
             self.effects.push(Effect::Persist(write));
         }
     }
@@ -405,10 +446,10 @@ impl Raft {
             .disk
             .outstanding
             .front()
-            .is_some_and(|(s, _)| *s <= report.sequence)
+            .is_some_and(|write| write.sequence <= report.sequence)
         {
-            if let Some((_, since)) = self.disk.outstanding.pop_front()
-                && self.now.since(since) < self.options.elect_timeout_min / 2
+            if let Some(write) = self.disk.outstanding.pop_front()
+                && self.now.since(write.since) < self.options.elect_timeout_min / 2
                 && self.disk.sick
             {
                 self.disk.sick = false;
@@ -435,15 +476,23 @@ impl Raft {
         }
     }
 
-    /// A write has been outstanding for too long (D4).
+    /// A write has been outstanding for too long (D4). One that is larger than a batch may take its
+    /// time: it says nothing of the disk.
     fn check_disk(&mut self) {
-        let waiting = !self.disk.outstanding.is_empty();
+        let waiting = self.waits_for_disk();
         let late = self.now.since(self.disk.waiting_since) >= self.options.elect_timeout_max;
         if waiting && late && !self.disk.sick {
             self.disk.sick = true;
             self.event(Event::DiskHealth { sick: true });
             self.yield_leadership("its disk is sick");
         }
+    }
+
+    /// A write of usual size is under way.
+    fn waits_for_disk(&self) -> bool {
+        let usual = self.options.max_batch_bytes;
+        let mut writes = self.disk.outstanding.iter();
+        writes.any(|write| write.bytes <= usual)
     }
 
     fn run_timers(&mut self) {
@@ -562,6 +611,7 @@ impl Raft {
     // ---- peers' words ----
 
     fn on_message(&mut self, from: NodeId, message: Message) {
+        self.ask_again(from);
         if from == self.id {
             return self.event(Event::Nonsense {
                 peer: from,
@@ -658,27 +708,55 @@ impl Raft {
             Role::Leader(leading) => (self.hard.current_term, leading.match_index(peer)),
             _ => (0, 0),
         };
+        let suspect = self.suspects.get(&peer).copied();
         // An answer is held against what was known when it was asked for: later acknowledgements
         // may have overtaken it.
-        let asked = if challenged {
-            self.challenged.remove(&peer)
-        } else {
-            None
+        let (said, acked) = match suspect {
+            Some(suspect) if challenged => suspect.known,
+            _ => (known, acked),
         };
-        let (said, acked) = asked.unwrap_or((known, acked));
-        if boot < said.0 || term < said.1 || (term == acked.0 && durable_index < acked.1) {
-            if asked.is_some() {
-                return self.effect(Effect::RolledBack { peer });
-            }
+        let less = boot < said.0 || term < said.1 || (term == acked.0 && durable_index < acked.1);
+        match suspect {
+            // It stays a suspect: whatever it may still say counts for nothing.
+            Some(_) if challenged && less => return self.effect(Effect::RolledBack { peer }),
+            Some(_) if challenged => self.trust_again(peer),
             // An answer may be to an earlier challenge: it is held against the earliest knowledge.
-            self.challenged.entry(peer).or_insert((said, acked));
-            return self.effect(Effect::Challenge { peer });
+            Some(_) => self.effect(Effect::Challenge { peer }),
+            None if less => {
+                let (known, asked) = ((said, acked), self.now);
+                self.suspects.insert(peer, Suspect { known, asked });
+                return self.effect(Effect::Challenge { peer });
+            }
+            None => {}
         }
         let highest = (boot.max(known.0), term.max(known.1));
-        if highest != known && self.configuration().1.is_voter(peer) {
+        if highest != known && !less && self.configuration().1.is_voter(peer) {
             self.change_hard_state(|hard| {
                 hard.peers.insert(peer, highest);
             });
+        }
+    }
+
+    /// The question or its answer may be lost, while other streams go on.
+    fn ask_again(&mut self, peer: NodeId) {
+        let (now, patience) = (self.now, self.options.elect_timeout_min);
+        if let Some(suspect) = self.suspects.get_mut(&peer)
+            && now.since(suspect.asked) >= patience
+        {
+            suspect.asked = now;
+            self.effects.push(Effect::Challenge { peer });
+        }
+    }
+
+    /// The peer's disk has all that it ever reported: what it said meanwhile counts.
+    fn trust_again(&mut self, peer: NodeId) {
+        self.suspects.remove(&peer);
+        match self.role {
+            Role::Leader(_) => {
+                self.advance_commit_index();
+                self.confirm_reads();
+            }
+            _ => self.decide_campaign(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::{Boot, Index, NodeId, Time};
 use crate::io::{Effect, Event, Refusal, RequestId};
 use crate::leader::Leading;
 use crate::message::Message;
-use crate::options::Options;
+use crate::progress::Progress;
 use crate::raft::{Raft, Role};
 
 /// Reads that may wait on one node. One more is told OVERLOADED.
@@ -41,6 +41,22 @@ pub(crate) struct LeaderReads {
     waiting: VecDeque<Read>,
     round: Option<Round>,
     rounds: u64,
+    /// No deadline is earlier.
+    earliest: Earliest,
+}
+
+/// A bound below all deadlines that wait: thousands of reads may wait, and every step asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Earliest(Option<Time>);
+
+impl Earliest {
+    fn note(&mut self, deadline: Time) {
+        self.0 = Some(self.0.map_or(deadline, |earliest| earliest.min(deadline)));
+    }
+
+    fn time(self) -> Time {
+        self.0.unwrap_or(Time::NEVER)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,13 +77,12 @@ impl LeaderReads {
     }
 
     pub(crate) fn next_deadline(&self) -> Time {
-        let in_round = self.round.iter().flat_map(|round| &round.reads);
-        let deadlines = self
-            .waiting
-            .iter()
-            .chain(in_round)
-            .map(|read| read.deadline);
-        deadlines.min().unwrap_or(Time::NEVER)
+        self.earliest.time()
+    }
+
+    fn push(&mut self, read: Read) {
+        self.earliest.note(read.deadline);
+        self.waiting.push_back(read);
     }
 
     fn len(&self) -> usize {
@@ -76,9 +91,15 @@ impl LeaderReads {
 
     fn take_expired(&mut self, now: Time) -> Vec<Read> {
         let mut expired = Vec::new();
+        if now < self.earliest.time() {
+            return expired;
+        }
+        let mut earliest = Earliest::default();
         let mut keep = |read: &Read| {
             let alive = now < read.deadline;
-            if !alive {
+            if alive {
+                earliest.note(read.deadline);
+            } else {
                 expired.push(*read);
             }
             alive
@@ -87,6 +108,7 @@ impl LeaderReads {
         if let Some(round) = &mut self.round {
             round.reads.retain(&mut keep);
         }
+        self.earliest = earliest;
         expired
     }
 }
@@ -96,6 +118,8 @@ impl LeaderReads {
 pub(crate) struct FollowerReads {
     waiting: VecDeque<(RequestId, Time)>,
     asked: Option<Ask>,
+    /// No deadline is earlier.
+    earliest: Earliest,
     /// Never reused, not even by a later boot (R2).
     next_ask: u64,
 }
@@ -113,6 +137,7 @@ impl FollowerReads {
         FollowerReads {
             waiting: VecDeque::new(),
             asked: None,
+            earliest: Earliest::default(),
             next_ask: (boot << 40) + 1,
         }
     }
@@ -121,19 +146,12 @@ impl FollowerReads {
         self.waiting.len() + self.asked.as_ref().map_or(0, |ask| ask.reads.len())
     }
 
-    pub(crate) fn next_deadline(&self, _options: &Options) -> Time {
-        let riding = self.asked.iter().flat_map(|ask| &ask.reads);
-        let deadline = self
-            .waiting
-            .iter()
-            .chain(riding)
-            .map(|(_, deadline)| *deadline)
-            .min();
+    pub(crate) fn next_deadline(&self) -> Time {
         let again = self
             .asked
             .as_ref()
             .map_or(Time::NEVER, |ask| ask.sent + ASK_PATIENCE);
-        deadline.unwrap_or(Time::NEVER).min(again)
+        self.earliest.time().min(again)
     }
 }
 
@@ -151,12 +169,13 @@ impl Raft {
             });
         }
         if let Some(leading) = self.leading() {
-            leading.reads.waiting.push_back(Read {
+            leading.reads.push(Read {
                 reader: Reader::Local(request),
                 deadline,
             });
             self.start_read_round();
         } else {
+            self.follower_reads.earliest.note(deadline);
             self.follower_reads.waiting.push_back((request, deadline));
             self.ask_for_reads();
         }
@@ -172,7 +191,7 @@ impl Raft {
         };
         if leading.reads.len() < MAX_WAITING_READS {
             let reader = Reader::Follower(from, ask);
-            leading.reads.waiting.push_back(Read { reader, deadline });
+            leading.reads.push(Read { reader, deadline });
             self.start_read_round();
         }
     }
@@ -212,11 +231,9 @@ impl Raft {
         };
         let number = round.number;
         let confirmed = self.majority_of(|voter| {
+            let answered = |progress: &Progress| progress.round >= number;
             voter == self.id
-                || leading
-                    .progress
-                    .get(&voter)
-                    .is_some_and(|progress| progress.round >= number)
+                || (!self.is_suspect(voter) && leading.progress.get(&voter).is_some_and(answered))
         });
         if !confirmed {
             return;
@@ -334,16 +351,22 @@ impl Raft {
             reads.waiting.extend(riding);
         }
         let mut expired = Vec::new();
-        let mut keep = |(request, deadline): &(RequestId, Time)| {
-            let alive = now < *deadline;
-            if !alive {
-                expired.push(*request);
+        if now >= reads.earliest.time() {
+            let mut earliest = Earliest::default();
+            let mut keep = |(request, deadline): &(RequestId, Time)| {
+                let alive = now < *deadline;
+                if alive {
+                    earliest.note(*deadline);
+                } else {
+                    expired.push(*request);
+                }
+                alive
+            };
+            reads.waiting.retain(&mut keep);
+            if let Some(ask) = &mut reads.asked {
+                ask.reads.retain(&mut keep);
             }
-            alive
-        };
-        reads.waiting.retain(&mut keep);
-        if let Some(ask) = &mut reads.asked {
-            ask.reads.retain(&mut keep);
+            reads.earliest = earliest;
         }
         for request in expired {
             self.effect(Effect::ReadFailed {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::configuration::{Configuration, MAX_REASON_BYTES};
+use crate::configuration::{Configuration, MAX_CONFIGURATION_NODES, MAX_REASON_BYTES};
 use crate::entry::Payload;
 use crate::ids::{NodeId, Time};
 use crate::io::{Effect, Event, Refusal, RequestId};
@@ -208,6 +208,10 @@ impl Raft {
         let mut reason = plan.reason;
         reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
         let nodes = plan.voters.len() + plan.learners.len();
+        let tombstones = current.removed.len() + plan.removed.len();
+        if nodes.max(tombstones) > MAX_CONFIGURATION_NODES as usize {
+            return self.event(Event::ConfigurationFull { nodes, tombstones });
+        }
         self.append_configuration(Configuration {
             outgoing: if voters_change {
                 current.voters.clone()
@@ -257,7 +261,8 @@ impl Raft {
         }
         self.settle_leaves();
         if let Some(leading) = self.leading() {
-            // Who left was sent this configuration like everyone, and is let go only now.
+            // Who left was sent this configuration like everyone, was told just now that it is
+            // committed, and is let go only here.
             leading
                 .progress
                 .retain(|peer, _| configuration.contains(*peer));

@@ -181,6 +181,7 @@ fn message(dice: &mut Dice, one: &One) -> Message {
             health: Health {
                 disk_sick: dice.chance(20),
                 state_machine_sick: dice.chance(20),
+                stopping: dice.chance(5),
             },
         }),
         9 => Message::TimeoutNow {

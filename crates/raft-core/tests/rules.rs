@@ -130,6 +130,7 @@ fn e1_the_order_of_succession() {
         let health = Health {
             disk_sick: sick,
             state_machine_sick: false,
+            stopping: false,
         };
         one.hear(
             peer,

@@ -111,6 +111,8 @@ pub enum Ask {
         /// Gets it.
         reply: oneshot::Sender<Inspection>,
     },
+    /// The daemon is about to end.
+    Stopping,
     /// Say goodbye to the peers and end.
     Stop {
         /// Answered when the peers have been told.

@@ -170,6 +170,7 @@ impl ClientService {
             Refusal::Overloaded => ErrorKind::Overloaded,
             Refusal::TooLarge { .. } => ErrorKind::TooLarge,
             Refusal::Founding => ErrorKind::Founding,
+            Refusal::NotForClients => ErrorKind::Invalid,
             Refusal::Deadline => ErrorKind::NoQuorum,
             Refusal::Transferring | Refusal::LeaderChanged => ErrorKind::NotLeader,
             Refusal::Dissolved => ErrorKind::OtherCluster,

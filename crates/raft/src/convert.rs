@@ -137,6 +137,7 @@ pub fn to_wire(message: Message, encoded: &mut EncodedEntries) -> pb::PeerMessag
             round: m.round,
             disk_sick: m.health.disk_sick,
             state_machine_sick: m.health.state_machine_sick,
+            stopping: m.health.stopping,
         }),
         Message::TimeoutNow { term, token } => Body::TimeoutNow(pb::TimeoutNow {
             term,
@@ -217,6 +218,7 @@ pub fn from_wire(message: pb::PeerMessage) -> Result<Message, BadMessage> {
             health: Health {
                 disk_sick: m.disk_sick,
                 state_machine_sick: m.state_machine_sick,
+                stopping: m.stopping,
             },
         }),
         Body::TimeoutNow(m) => Message::TimeoutNow {
@@ -375,6 +377,7 @@ mod tests {
         let health = Health {
             disk_sick: true,
             state_machine_sick: false,
+            stopping: true,
         };
         round_trip(Message::HeartbeatReply(HeartbeatReply {
             term: 4,

@@ -235,6 +235,7 @@ impl Driver {
                 });
             }
             Ask::Members(members) => self.step(Input::Members(members)),
+            Ask::Stopping => self.step(Input::Stopping),
             Ask::StateMachineHealth { sick } => self.step(Input::StateMachineHealth { sick }),
             Ask::Found { cluster_id, alone } => self.step(Input::Found { cluster_id, alone }),
             Ask::GiveWay => self.step(Input::GiveWay),
@@ -353,6 +354,8 @@ impl Driver {
                     say!(debug, "PUTENTRY-X", "refused: {reason}");
                     let _ = reply.send(Answer::Refused(reason));
                 }
+                // Who asked to leave asks again, or elsewhere, when nobody answers any more.
+                self.leaves.remove(&request);
             }
             Effect::SteppedDown => self
                 .parts
@@ -425,10 +428,10 @@ impl Driver {
 
     fn publish_durable(&self) {
         let (raft, progress) = (&self.parts.raft, &self.parts.shared.progress);
-        // Both or neither: a new term's truncation must not be told under the old term.
-        if raft.hard_state_is_durable() {
-            progress.set_durable(raft.durable_index());
-            progress.set_durable_term(raft.term());
+        progress.set_durable(raft.durable_index());
+        // While a term is being written the last claim stands: it is as true as it was.
+        if let Some(claim) = raft.durable_claim() {
+            progress.set_claim(claim);
         }
     }
 

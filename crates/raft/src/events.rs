@@ -172,6 +172,14 @@ fn log_rest(shared: &Shared, event: &Event) {
                 "{who} is in term {theirs}, this node in {ours}"
             );
         }
+        Event::ConfigurationFull { nodes, tombstones } => {
+            say!(
+                warn,
+                "SELF",
+                "a change of the configuration is not made: {nodes} nodes and {tombstones} that left \
+                 for good are more than a configuration names"
+            );
+        }
         Event::ConfigurationAppended {
             index,
             reason,

@@ -502,6 +502,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::DiscoverReply>, Status> {
         let from = request.remote_addr().map(|remote| unmapped(remote.ip()));
         self.shared.asked_by.send_replace(from);
+        let (term, durable_index) = self.shared.progress.claim();
         Ok(Response::new(pb::DiscoverReply {
             node_id: wire::id_bytes(self.shared.id.0),
             // A cluster that is being founded or joined counts: this disk is not empty any more.
@@ -512,8 +513,8 @@ impl Peer for PeerService {
                 .unwrap_or_default(),
             boot: self.shared.boot,
             has_entries: self.shared.progress.has_entries(),
-            term: self.shared.progress.durable_term(),
-            durable_index: self.shared.progress.durable(),
+            term,
+            durable_index,
         }))
     }
 }

@@ -417,14 +417,14 @@ impl OutgoingStream {
     }
 
     fn hello(&self) -> pb::Hello {
-        let progress = &self.shared.progress;
+        let (term, durable_index) = self.shared.progress.claim();
         pb::Hello {
             cluster_id: self.shared.cluster_bytes(),
             from: wire::id_bytes(self.shared.id.0),
             to: wire::id_bytes(self.peer.0),
             boot: self.shared.boot,
-            term: progress.durable_term(),
-            durable_index: progress.durable(),
+            term,
+            durable_index,
             name: self.shared.config.name.clone(),
         }
     }

@@ -250,6 +250,8 @@ impl Daemon {
     /// Hands over what others rest on, says goodbye, and ends.
     async fn stop(&self) -> Ending {
         say!(info, "SELF", "stopping");
+        // From now on nobody hands it the leadership (M1).
+        let _ = self.inbox.send(Ask::Stopping).await;
         let mut left = self.shared.config.leave_on_terminate && self.leave().await;
         // A leader that leaves learns it from its own log, perhaps before it is told.
         left |= matches!(*self.shared.ending.borrow(), Some(Ending::Retired(_)));

@@ -53,13 +53,14 @@ pub enum Ending {
     Failed(String),
 }
 
-/// Numbers that change with every round; each may be read at any time, none together with another.
+/// Numbers that change with every round; each may be read at any time, none together with another
+/// but for the claim.
 #[derive(Debug, Default)]
 pub struct Progress {
     commit: AtomicU64,
     last: AtomicU64,
     durable: AtomicU64,
-    durable_term: AtomicU64,
+    claim: Mutex<(Term, Index)>,
     recorded: AtomicU64,
     has_entries: AtomicBool,
 }
@@ -87,13 +88,22 @@ gauge! {
     last, set_last;
     /// Where the durable log ends.
     durable, set_durable;
-    /// The latest term that is durable: what a Hello may claim (D5).
-    durable_term, set_durable_term;
     /// Everything up to here was applied and its outcomes are in the session table.
     recorded, set_recorded;
 }
 
 impl Progress {
+    /// The durable term, and where the durable log ends, both as of one moment: what this node may
+    /// claim of its disk (D5). One of them older than the other would look like a loss.
+    pub fn claim(&self) -> (Term, Index) {
+        *locked(&self.claim)
+    }
+
+    #[allow(missing_docs)]
+    pub fn set_claim(&self, claim: (Term, Index)) {
+        *locked(&self.claim) = claim;
+    }
+
     /// Whether anything beyond the founding is in the log (F2).
     pub fn has_entries(&self) -> bool {
         self.has_entries.load(Ordering::Acquire)

@@ -513,12 +513,11 @@ impl World {
         let Some(raft) = &self.nodes[&at].raft else {
             return;
         };
-        if !raft.hard_state_is_durable() {
+        let Some((term, durable_index)) = raft.durable_claim() else {
             let later = self.now + Duration::from_millis(1);
             return self.schedule(later, What::Connected { at, peer, boot });
-        }
-        let (own_boot, term, durable_index) =
-            (self.nodes[&at].boot, raft.term(), raft.durable_index());
+        };
+        let own_boot = self.nodes[&at].boot;
         self.input(
             peer,
             Input::Hello {
@@ -639,11 +638,13 @@ impl World {
                 let Some(raft) = &self.nodes[&peer].raft else {
                     return;
                 };
-                if self.cut.contains(&(id, peer)) || !raft.hard_state_is_durable() {
+                if self.cut.contains(&(id, peer)) {
                     return;
                 }
-                let (boot, term) = (self.nodes[&peer].boot, raft.term());
-                let durable_index = raft.durable_index();
+                let Some((term, durable_index)) = raft.durable_claim() else {
+                    return;
+                };
+                let boot = self.nodes[&peer].boot;
                 let hello = Input::Hello {
                     peer,
                     boot,

@@ -1,13 +1,9 @@
 //! A cluster that has nothing to do does next to nothing.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
-mod cluster_more;
 
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, PROCESSES};
-use cluster_more::processor;
+use crate::cluster::{Cluster, PROCESSES};
+use crate::cluster_more::processor;
 
 const NODES: usize = 5;
 

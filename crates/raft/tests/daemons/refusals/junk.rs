@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::writer::{SOON, all_live, while_writing};
 use crate::cluster::Cluster;
-use crate::writer::{SOON, all_live, while_writing};
 
 const TCP_PORTS: [u16; 6] = [6000, 6001, 6002, 6003, 6004, 6005];
 const GOSSIP_PORT: u16 = 6000;

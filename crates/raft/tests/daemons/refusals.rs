@@ -1,15 +1,9 @@
 //! What is refused, by whom and with which sentence; and that nobody dies of it, and nothing that
 //! was acknowledged is lost.
-#![allow(clippy::unwrap_used)]
 
-mod cluster;
-#[path = "refusals/disks.rs"]
 mod disks;
-#[path = "refusals/hostile.rs"]
 mod hostile;
-#[path = "refusals/junk.rs"]
 mod junk;
-#[path = "refusals/writer.rs"]
 mod writer;
 
 use std::collections::BTreeSet;
@@ -18,10 +12,10 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
-use cluster::{Cluster, PROCESSES, Process, program};
+use self::writer::{SOON, all_live, alone, ended, hex, sentence};
+use crate::cluster::{Cluster, PROCESSES, Process, program};
 use wire::raft::{self as pb, ErrorKind, ResultKind};
 use wire::status::detail_of;
-use writer::{SOON, all_live, alone, ended, hex, sentence};
 
 // ---- who belongs where ----
 

@@ -1,19 +1,15 @@
 //! `kill -9` of all nodes at once while clients write, ten times over: what was acknowledged is there,
 //! and nothing was executed twice.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
-mod cluster_more;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cluster::{Cluster, Process};
-use cluster_more::evidence::{
+use crate::cluster::{Cluster, Process};
+use crate::cluster_more::evidence::{
     Evidence, differences, evidence_of, executed_by_rule, executed_wrongly, holds, log_of, lost,
     retries,
 };
-use cluster_more::writers::{Acknowledged, Writers};
+use crate::cluster_more::writers::{Acknowledged, Writers};
 use raft_core::{Command, Entry, Payload};
 
 const NODES: usize = 5;

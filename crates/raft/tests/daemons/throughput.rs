@@ -1,12 +1,9 @@
 //! How fast, on this machine: prints figures, asserts nothing but success. Not run by default:
-//! `cargo test --release -p raft --test throughput -- --ignored --nocapture`.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
+//! `cargo test --release -p raft --test daemons throughput -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
+use crate::cluster::Cluster;
 use wire::raft as pb;
 
 /// Puts for `seconds` from so many clients at once, each waiting for its answer; prints the rate

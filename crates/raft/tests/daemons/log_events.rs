@@ -1,13 +1,10 @@
 //! The seed's log events: whoever looks for them under the old names finds them, each where it
 //! happens. A cluster goes through what makes them happen, and then its logs are read.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use cluster::{Cluster, Process};
+use crate::cluster::{Cluster, Process};
 use rustix::process::Signal;
 use tonic::transport::{Channel, Endpoint};
 use wire::member::membership_client::MembershipClient;

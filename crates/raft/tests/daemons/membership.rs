@@ -1,11 +1,8 @@
 //! Growing, leaving, and taking a new identity.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, Process};
+use crate::cluster::{Cluster, Process};
 
 const SOON: Duration = Duration::from_secs(10);
 const CHANGES: Duration = Duration::from_secs(20);

@@ -1,11 +1,8 @@
 //! Three nodes by join: the leader is killed, and the cluster goes on.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
 
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, Process};
+use crate::cluster::{Cluster, Process};
 use wire::raft::ResultKind;
 
 const SOON: Duration = Duration::from_secs(10);

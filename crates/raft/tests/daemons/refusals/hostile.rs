@@ -16,8 +16,8 @@ use wire::state_machine::state_machine_client::StateMachineClient;
 use wire::state_machine::{self as machine, entry::Payload};
 use wire::status::detail_of;
 
+use super::writer::{SOON, Writes, all_live, alone, while_writing};
 use crate::cluster::Cluster;
-use crate::writer::{SOON, Writes, all_live, alone, while_writing};
 
 /// A call that a node must answer, one way or the other.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -166,6 +166,7 @@ fn others(term: u64) -> Vec<Body> {
             round: u64::MAX,
             disk_sick: true,
             state_machine_sick: true,
+            stopping: true,
         }),
         Body::ReadIndex(pb::ReadIndex {
             term,

@@ -1,13 +1,10 @@
 //! What must not harm a running daemon, and what it says instead.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use cluster::{Cluster, PROCESSES, Process};
+use crate::cluster::{Cluster, PROCESSES, Process};
 use rustix::process::Signal;
 use wire::raft::{self as pb, ErrorKind, ResultKind};
 use wire::status::detail_of;

@@ -1,11 +1,8 @@
 //! One node alone (`FoundAlone`): what was acknowledged is there after `kill -9`.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, Process};
+use crate::cluster::{Cluster, Process};
 use wire::raft::ResultKind;
 
 fn alone() -> Cluster {

@@ -3,10 +3,6 @@
 //!
 //! Once the two are stopped and continued, as a machine that is suspended; once they run on in a
 //! network that is really cut.
-#![allow(clippy::unwrap_used)]
-
-mod cluster;
-mod cluster_more;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -14,9 +10,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
-use cluster_more::evidence::{Evidence, differences, log_of};
-use cluster_more::namespace::{self, Cut};
+use crate::cluster::Cluster;
+use crate::cluster_more::evidence::{Evidence, differences, log_of};
+use crate::cluster_more::namespace::{self, Cut};
 use rustix::process::Signal;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -101,7 +97,9 @@ fn two_of_five_are_stopped_and_go_on_as_if_nothing_had_been() {
 #[test]
 fn two_of_five_are_cut_off_by_the_network_and_run_on() {
     if !namespace::is_inside() {
-        return namespace::run_inside("two_of_five_are_cut_off_by_the_network_and_run_on");
+        return namespace::run_inside(
+            "partitions::two_of_five_are_cut_off_by_the_network_and_run_on",
+        );
     }
     let mut cluster = Cluster::started(NODES, NODES);
     let (minority, majority) = sides(&cluster);

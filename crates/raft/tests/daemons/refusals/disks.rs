@@ -11,8 +11,8 @@ use std::time::Duration;
 use wire::raft::{self as pb, ErrorKind, ResultKind};
 use wire::status::detail_of;
 
+use super::writer::{SOON, all_live, ended, sentence};
 use crate::cluster::{Cluster, PROCESSES, Process};
-use crate::writer::{SOON, all_live, ended, sentence};
 
 /// A tmpfs in a namespace of its own, reached through the process that lives there.
 struct Mount {

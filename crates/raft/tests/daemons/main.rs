@@ -1,0 +1,16 @@
+//! Real daemons, as processes, on networks of their own. One program: each of them would link all of it.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod cluster_more;
+
+mod idle;
+mod log_events;
+mod membership;
+mod one_node;
+mod partitions;
+mod power;
+mod refusals;
+mod robustness;
+mod three_nodes;
+mod throughput;
