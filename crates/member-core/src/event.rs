@@ -67,7 +67,7 @@ pub enum Event {
     Failure(Record),
     /// A dead or departed member is no longer shown.
     FailureClean(Record),
-    /// A member that was gone for a day is forgotten.
+    /// A member that was gone for a day, or the longest when there is no more room, is forgotten.
     Forgotten(NodeId),
     /// A member left.
     Leave(Record),
@@ -97,6 +97,14 @@ pub enum Event {
         node_id: NodeId,
         /// Where the packet came from.
         from: SocketAddr,
+    },
+    /// A claim was refused: its boot epoch is so far above what is known that no member can have
+    /// reached it.
+    EpochLeap {
+        /// Of whom it was claimed.
+        node_id: NodeId,
+        /// What was claimed.
+        claimed: Incarnation,
     },
     /// A packet of another cluster was refused.
     OtherCluster {
@@ -153,6 +161,8 @@ pub struct Counters {
     pub refused_stale_boot: u64,
     /// Updates refused: about a member of another cluster.
     pub refused_foreign_records: u64,
+    /// Claims refused: a boot epoch so far above what is known that no member can have reached it.
+    pub refused_leaps: u64,
     /// Updates refused: there is no room for another member.
     pub refused_full: u64,
     /// Suspicions that this member raised or confirmed.

@@ -68,11 +68,6 @@ impl UpdateQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
-
-    pub(crate) fn clear(&mut self) {
-        self.told.clear();
-        self.order.clear();
-    }
 }
 
 impl Member {
@@ -80,17 +75,38 @@ impl Member {
         if self.gossip_at.is_none_or(|at| now < at) {
             return;
         }
-        let targets = self.gossip_targets();
-        if targets.is_empty() {
-            // Whoever comes later gets everything anyway.
-            self.queue.clear();
+        // Whoever comes later gets everything anyway.
+        let needless: Vec<NodeId> = self
+            .queue
+            .iter()
+            .filter(|id| !self.has_audience(*id))
+            .collect();
+        for node_id in needless {
+            self.queue.remove(node_id);
         }
+        if self.queue.is_empty() {
+            self.gossip_at = None;
+            return;
+        }
+        let targets = self.gossip_targets();
         for node_id in targets {
             self.send_to_member(node_id, &Body::Delta);
         }
         self.gossiped_at = Some(now);
         let more = !self.queue.is_empty();
         self.gossip_at = more.then(|| now + self.options.gossip_pause());
+    }
+
+    /// Whether there is anybody but its subject who can be told of a record. A member need not hear
+    /// that it lives itself, and members of another cluster must not hear of it.
+    fn has_audience(&self, node_id: NodeId) -> bool {
+        let Some(entry) = self.map.get(node_id) else {
+            return false;
+        };
+        let record = &entry.record;
+        let is_other = node_id != self.me.node_id && record.state == State::Alive;
+        let without = usize::from(self.me.state.is_live()) + usize::from(is_other);
+        self.map.audience(record.metadata.cluster_id) > without
     }
 
     /// Members at ring distances of powers of two, so that everybody is told by as many others, and

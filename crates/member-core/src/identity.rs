@@ -52,6 +52,11 @@ pub struct Incarnation(u64);
 /// always be able to go one higher.
 pub const MAX_BOOT_EPOCH: u32 = 1 << 31;
 
+/// A claim of more boot epochs than this above what is known of a member is not believed. No
+/// process starts that often while it is remembered elsewhere or sleeps in a disk image; a forged
+/// packet, though, may name any epoch, and its owner must always be able to go above.
+pub const MAX_EPOCH_LEAP: u32 = 1 << 20;
+
 impl Incarnation {
     /// The first incarnation of a boot.
     pub fn first_of(boot_epoch: u32) -> Self {
@@ -76,9 +81,15 @@ impl Incarnation {
         (self.0 >> 32) as u32
     }
 
-    /// The next higher one. When the lower half is used up the epoch moves, as a restart would.
+    /// The next higher one. When the lower half is used up the epoch moves, as a restart would; at
+    /// the very end it stays, for nobody would read a higher one.
     pub(crate) fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+        Self::from_wire(self.0 + 1).unwrap_or(self)
+    }
+
+    /// How many boot epochs this is above another; 0 when it is not.
+    pub(crate) fn epochs_above(self, known: Self) -> u32 {
+        self.boot_epoch().saturating_sub(known.boot_epoch())
     }
 }
 
@@ -190,5 +201,16 @@ mod tests {
         assert_eq!(before.boot_epoch(), 3);
         assert_eq!(Incarnation::from_wire(0), None);
         assert_eq!(Incarnation::from_wire(u64::MAX), None);
+    }
+
+    #[test]
+    fn the_last_incarnation_is_one_that_packets_can_carry() {
+        let last = u64::from(MAX_BOOT_EPOCH) << 32 | u64::from(u32::MAX);
+        let last = Incarnation::from_wire(last);
+        assert_eq!(last.map(Incarnation::next), last);
+        assert_eq!(
+            Incarnation(1 << 32 | u64::from(u32::MAX)).next(),
+            Incarnation::first_of(2)
+        );
     }
 }

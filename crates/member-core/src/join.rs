@@ -51,6 +51,7 @@ impl Joining {
 pub(crate) struct Leaving {
     targets: Vec<NodeId>,
     acknowledged: BTreeSet<NodeId>,
+    began: Duration,
     next_at: Duration,
     until: Duration,
     done: bool,
@@ -65,6 +66,7 @@ impl Leaving {
 impl Member {
     /// Sets the addresses of the introducers, as they resolve now. A new one is tried at once.
     pub fn set_introducers(&mut self, now: Duration, introducers: Vec<SocketAddr>) {
+        self.notice_pause(now);
         let mut introducers = introducers;
         introducers.sort();
         introducers.dedup();
@@ -86,6 +88,7 @@ impl Member {
         if self.leaving.is_some() {
             return;
         }
+        self.notice_pause(now);
         self.refresh_watched(now);
         let mut targets: Vec<NodeId> = self.watched.keys().copied().collect();
         let others: Vec<NodeId> = self
@@ -98,6 +101,7 @@ impl Member {
         self.leaving = Some(Leaving {
             targets,
             acknowledged: BTreeSet::new(),
+            began: now,
             next_at: now,
             until: now + LEAVE_TIMEOUT,
             done: false,
@@ -147,7 +151,8 @@ impl Member {
 
     pub(crate) fn on_packet_while_silent(&mut self, now: Duration, header: &Header, body: &Body) {
         if let Some(leaving) = &mut self.leaving
-            && matches!(body, Body::Ack { origin: None, .. })
+            && let Body::Ack { echo, origin: None } = *body
+            && echo >= Self::stamp(leaving.began)
             && header.target.is_some()
             && leaving.targets.contains(&header.sender)
         {
@@ -199,12 +204,16 @@ impl Member {
         addresses
     }
 
+    /// To an address of which the cluster is not known: it tells of this member alone, for what else
+    /// it knows may be of another one. The answer, and digests, bring the rest both ways.
     pub(crate) fn send_join(&mut self, now: Duration, address: SocketAddr) {
         let cluster = self.me.metadata.cluster_id;
         let body = Body::Join {
             stamp: Self::stamp(now),
         };
-        self.send(address, None, cluster, &body, &[self.me.node_id]);
+        let mut writer = self.writer(None, cluster, &body);
+        writer.push(&self.me, &BTreeSet::new());
+        self.put_out(address, writer);
     }
 
     /// Answers a JOIN with the joiner's neighbourhood; differing views do the rest.

@@ -38,15 +38,24 @@
 //!
 //! Members that are bound to different clusters do not merge: the packet is refused and counted. A
 //! member that is not bound yet talks to anyone, but what it passes on to a bound member is only
-//! what that may hold. A packet carries the id of the node that it means to reach; another node on
-//! the same address refuses it. A second process under one node id raises an alarm on both, and
-//! the one with the lower boot epoch is silent until the other is gone.
+//! what that may hold. Whoever binds itself to another cluster has left, and is not dead. A packet
+//! carries the id of the node that it means to reach; another node on the same address refuses it. A
+//! second process under one node id raises an alarm on both, and the one with the lower boot epoch
+//! is silent until the other is gone.
+//!
+//! # Lies
+//!
+//! One forged datagram may bring a member under suspicion, or to a higher boot epoch, but not to
+//! where it cannot go on: nobody believes a claim of more than [`MAX_EPOCH_LEAP`] epochs above what
+//! it knows, so that its subject can always go above what the others were told, and only an answer
+//! that repeats what was asked silences a member as the earlier of two processes.
 //!
 //! # What is left out
 //!
-//! Encryption and authentication: whoever can send datagrams to the members can lie to them. The
-//! gossip decides nothing that safety rests on: voters are in the log's configuration alone.
-//! Zones, round-trip coordinates, streams for bulk, and an adaptive local health are left out too.
+//! Encryption and authentication: whoever can send datagrams to the members, again and again, can
+//! lie to them; and of a member that is unknown any epoch is believed. The gossip decides nothing
+//! that safety rests on: voters are in the log's configuration alone. Zones, round-trip coordinates,
+//! streams for bulk, and an adaptive local health are left out too.
 
 mod event;
 mod gossip;
@@ -56,6 +65,7 @@ mod map;
 mod member;
 mod options;
 mod packet;
+mod receiving;
 mod record;
 mod ring;
 mod sending;
@@ -64,7 +74,9 @@ mod view;
 mod watch;
 
 pub use event::{Counters, Event, Output};
-pub use identity::{ClusterId, Incarnation, MAX_BOOT_EPOCH, NodeId, Pid, RING_BITS};
+pub use identity::{
+    ClusterId, Incarnation, MAX_BOOT_EPOCH, MAX_EPOCH_LEAP, NodeId, Pid, RING_BITS,
+};
 pub use member::{Identity, Member};
 pub use options::{
     FORGET_TIMEOUT, INDIRECT_PROBES, JOIN_FANOUT, JOIN_PAUSE_MAX, JOIN_PAUSE_MIN, LEAVE_ACKS,

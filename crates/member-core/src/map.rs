@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::identity::{ClusterId, Incarnation, NodeId, Pid, mix};
+use crate::identity::{ClusterId, Incarnation, MAX_EPOCH_LEAP, NodeId, Pid, mix};
 use crate::options::{FORGET_TIMEOUT, MAX_EPITAPHS, MAX_MEMBERS};
 use crate::packet::{BUCKETS, Buckets, write_record};
 use crate::record::{Record, State};
@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) proved_at: Duration,
     /// Its newest stamp, to be echoed in the next heartbeat.
     pub(crate) its_stamp: u64,
+    /// When it was last told, in answer to a packet, what it has to refute.
+    pub(crate) corrected_at: Option<Duration>,
     /// Dead or departed for so long that it is not shown any more.
     pub(crate) hidden: bool,
     /// When it is hidden, or forgotten if it is hidden; set while it is not live.
@@ -36,7 +38,10 @@ struct Epitaph {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Merged {
     /// The member was unknown.
-    New,
+    New {
+        /// Who was forgotten to make room.
+        instead_of: Option<NodeId>,
+    },
     /// The record replaces one that is smaller.
     Changed {
         /// What was held before.
@@ -48,6 +53,8 @@ pub(crate) enum Merged {
     Older,
     /// The member was forgotten at this incarnation, which the record does not exceed.
     Buried(Incarnation),
+    /// So far above what is known of the member that it cannot be true.
+    Leap,
     /// There is no room for another member.
     Full,
 }
@@ -65,7 +72,10 @@ pub(crate) struct MemberMap {
     ring: Ring,
     /// Hashes of the live records per cluster, since two members compare only what both may hold.
     hashes: BTreeMap<Option<ClusterId>, HashedPart>,
-    retirements: BTreeSet<(Duration, NodeId)>,
+    /// When those that are gone and still shown are hidden.
+    hidings: BTreeSet<(Duration, NodeId)>,
+    /// When those that are hidden are forgotten.
+    forgettings: BTreeSet<(Duration, NodeId)>,
     epitaphs: BTreeMap<NodeId, Epitaph>,
     epitaph_ends: BTreeSet<(Duration, NodeId)>,
 }
@@ -105,6 +115,13 @@ impl MemberMap {
     /// Merges a record: the greater one holds.
     pub(crate) fn merge(&mut self, record: &Record, now: Duration, cleanup: Duration) -> Merged {
         let node_id = record.node_id;
+        let known = self
+            .get(node_id)
+            .map(|entry| entry.record.incarnation)
+            .or_else(|| self.epitaph(node_id));
+        if known.is_some_and(|known| record.incarnation.epochs_above(known) > MAX_EPOCH_LEAP) {
+            return Merged::Leap;
+        }
         if let Some(entry) = self.entries.get(&node_id) {
             let before = entry.record.state;
             return match record.cmp(&entry.record) {
@@ -121,12 +138,16 @@ impl MemberMap {
         {
             return Merged::Buried(buried);
         }
-        if self.entries.len() >= MAX_MEMBERS && !self.forget_the_longest_gone(now) {
-            return Merged::Full;
+        let mut instead_of = None;
+        if self.entries.len() >= MAX_MEMBERS {
+            instead_of = self.forget_the_longest_gone(now);
+            if instead_of.is_none() {
+                return Merged::Full;
+            }
         }
         self.remove_epitaph(node_id);
         self.replace(record.clone(), now, cleanup);
-        Merged::New
+        Merged::New { instead_of }
     }
 
     fn replace(&mut self, record: Record, now: Duration, cleanup: Duration) {
@@ -151,7 +172,7 @@ impl MemberMap {
             self.toggle_hash(&record, true);
         }
         if let Some(at) = retires_at {
-            self.retirements.insert((at, node_id));
+            self.retirements_mut(hidden).insert((at, node_id));
         }
         // An accusation is no sign of life.
         let heard_at = match &old {
@@ -163,6 +184,7 @@ impl MemberMap {
             heard_at,
             proved_at,
             its_stamp,
+            corrected_at: old.and_then(|old| old.corrected_at),
             hidden,
             retires_at,
         };
@@ -177,49 +199,58 @@ impl MemberMap {
             self.toggle_hash(&entry.record, false);
         }
         if let Some(at) = entry.retires_at {
-            self.retirements.remove(&(at, node_id));
+            self.retirements_mut(entry.hidden).remove(&(at, node_id));
         }
         Some(entry)
     }
 
+    fn retirements_mut(&mut self, hidden: bool) -> &mut BTreeSet<(Duration, NodeId)> {
+        if hidden {
+            &mut self.forgettings
+        } else {
+            &mut self.hidings
+        }
+    }
+
     /// Removes all records that a member of `cluster` may not hold; says whose they were.
-    pub(crate) fn remove_foreign(&mut self, cluster: ClusterId) -> Vec<NodeId> {
+    pub(crate) fn remove_foreign(&mut self, cluster: ClusterId, now: Duration) -> Vec<NodeId> {
         let foreign: Vec<NodeId> = self
             .iter()
             .filter(|entry| !entry.record.belongs_with(Some(cluster)))
             .map(|entry| entry.record.node_id)
             .collect();
+        // What is still told of them from before they were bound is old news.
         for node_id in &foreign {
-            self.take(*node_id);
+            self.bury(*node_id, now);
         }
         foreign
     }
 
     /// When [`Self::retire`] has something to do.
     pub(crate) fn next_retirement(&self) -> Option<Duration> {
-        let epitaph_end = self.epitaph_ends.first().map(|(at, _)| *at);
-        let retirement = self.retirements.first().map(|(at, _)| *at);
-        [epitaph_end, retirement].into_iter().flatten().min()
+        let ends = [&self.hidings, &self.forgettings, &self.epitaph_ends];
+        let firsts = ends.into_iter().filter_map(|ends| ends.first());
+        firsts.map(|(at, _)| *at).min()
     }
 
     /// Hides those that are gone for the time of cleanup, forgets those gone for a day.
     pub(crate) fn retire(&mut self, now: Duration) -> Vec<Retired> {
         let mut retired = Vec::new();
-        while let Some(&(at, node_id)) = self.retirements.first()
+        while let Some(&(at, node_id)) = self.forgettings.first()
             && at <= now
         {
-            let was_hidden = self.entries.get(&node_id).is_none_or(|entry| entry.hidden);
-            if was_hidden {
-                self.bury(node_id, now);
-                retired.push(Retired::Forgotten(node_id));
-                continue;
-            }
-            self.retirements.remove(&(at, node_id));
+            self.bury(node_id, now);
+            retired.push(Retired::Forgotten(node_id));
+        }
+        while let Some(&(at, node_id)) = self.hidings.first()
+            && at <= now
+        {
+            self.hidings.remove(&(at, node_id));
             if let Some(entry) = self.entries.get_mut(&node_id) {
                 let forget_at = now + FORGET_TIMEOUT;
                 entry.hidden = true;
                 entry.retires_at = Some(forget_at);
-                self.retirements.insert((forget_at, node_id));
+                self.forgettings.insert((forget_at, node_id));
                 retired.push(Retired::Hidden(entry.record.clone()));
             }
         }
@@ -231,14 +262,12 @@ impl MemberMap {
         retired
     }
 
-    fn forget_the_longest_gone(&mut self, now: Duration) -> bool {
-        match self.retirements.first() {
-            Some(&(_, node_id)) => {
-                self.bury(node_id, now);
-                true
-            }
-            None => false,
-        }
+    fn forget_the_longest_gone(&mut self, now: Duration) -> Option<NodeId> {
+        // Whoever is hidden is missed by nobody; those still shown are needed longer.
+        let hidden = self.forgettings.first();
+        let &(_, node_id) = hidden.or_else(|| self.hidings.first())?;
+        self.bury(node_id, now);
+        Some(node_id)
     }
 
     fn bury(&mut self, node_id: NodeId, now: Duration) {
@@ -280,6 +309,14 @@ impl MemberMap {
         if part.members == 0 {
             self.hashes.remove(&cluster_id);
         }
+    }
+
+    /// How many live members may hold a record of a member of `cluster`.
+    pub(crate) fn audience(&self, cluster: Option<ClusterId>) -> usize {
+        let parts = self.hashes.iter().filter(|(part_cluster, _)| {
+            part_cluster.is_none() || cluster.is_none() || **part_cluster == cluster
+        });
+        parts.map(|(_, part)| part.members).sum()
     }
 
     /// Hashes of the live records that members of `cluster` may hold; all of them for `None`.
@@ -414,7 +451,15 @@ mod tests {
             prop_assert_eq!(held(&map), before, "old news changed the map");
             map.retire(now + FORGET_TIMEOUT);
             prop_assert!(map.epitaphs.is_empty() && map.epitaph_ends.is_empty());
-            prop_assert!(map.retirements.is_empty());
+            prop_assert!(map.hidings.is_empty() && map.forgettings.is_empty());
+        }
+    }
+
+    fn member_of(model: &Record, id: usize, state: State) -> Record {
+        Record {
+            node_id: NodeId(id as u128),
+            state,
+            ..model.clone()
         }
     }
 
@@ -422,23 +467,32 @@ mod tests {
     fn a_full_map_gives_up_the_longest_gone_and_refuses_beyond() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let model = record().new_tree(&mut runner).unwrap().current();
-        let member = |id: usize, state: State| Record {
-            node_id: NodeId(id as u128),
-            state,
-            ..model.clone()
-        };
         let mut map = MemberMap::default();
-        for id in 0..MAX_MEMBERS {
-            let state = if id < 2 { State::Dead } else { State::Alive };
-            map.merge(&member(id, state), Duration::from_secs(id as u64), CLEANUP);
+        // Three die one after the other. The first has been hidden when the others are still shown.
+        for (id, died_at) in [(0, 0), (1, 20), (2, 21)] {
+            let died_at = Duration::from_secs(died_at);
+            map.retire(died_at);
+            map.merge(&member_of(&model, id, State::Alive), died_at, CLEANUP);
+            map.merge(&member_of(&model, id, State::Dead), died_at, CLEANUP);
         }
-        let now = Duration::from_secs(MAX_MEMBERS as u64);
-        for id in [0, 1] {
-            let newcomer = member(MAX_MEMBERS + id, State::Alive);
-            assert_eq!(map.merge(&newcomer, now, CLEANUP), Merged::New);
-            assert!(map.get(NodeId(id as u128)).is_none());
+        let now = Duration::from_secs(22);
+        assert!(map.get(NodeId(0)).unwrap().hidden && !map.get(NodeId(1)).unwrap().hidden);
+        for id in 3..MAX_MEMBERS {
+            map.merge(&member_of(&model, id, State::Alive), now, CLEANUP);
         }
-        let one_too_many = member(MAX_MEMBERS + 2, State::Alive);
+        for id in [0, 1, 2] {
+            let newcomer = member_of(&model, MAX_MEMBERS + id, State::Alive);
+            let gone = NodeId(id as u128);
+            let merged = map.merge(&newcomer, now, CLEANUP);
+            assert_eq!(
+                merged,
+                Merged::New {
+                    instead_of: Some(gone)
+                }
+            );
+            assert!(map.get(gone).is_none() && map.epitaph(gone).is_some());
+        }
+        let one_too_many = member_of(&model, MAX_MEMBERS + 3, State::Alive);
         assert_eq!(map.merge(&one_too_many, now, CLEANUP), Merged::Full);
         assert_eq!(map.iter().count(), MAX_MEMBERS);
     }

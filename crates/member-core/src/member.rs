@@ -10,7 +10,7 @@ use crate::identity::{ClusterId, Incarnation, NodeId, Random};
 use crate::join::{Joining, Leaving};
 use crate::map::{MemberMap, Merged, Retired};
 use crate::options::Options;
-use crate::packet::{Body, DecodeError, Header, Packet};
+use crate::packet::{DecodeError, Packet};
 use crate::record::{MAX_ACCUSERS, Metadata, Record, State, Update, usable_name};
 use crate::twin::Twin;
 use crate::watch::{Probe, Suspicion};
@@ -205,6 +205,12 @@ impl Member {
     /// Sets what gossip carries of the node's `raft`. A change is a new incarnation; members bound
     /// to another cluster than `cluster_id` leave this view.
     pub fn announce(&mut self, now: Duration, raft_port: u16, cluster_id: Option<ClusterId>) {
+        self.notice_pause(now);
+        self.set_announcement(now, raft_port, cluster_id);
+        self.promise(now);
+    }
+
+    fn set_announcement(&mut self, now: Duration, raft_port: u16, cluster_id: Option<ClusterId>) {
         let metadata = &self.me.metadata;
         let said = (
             metadata.raft_announced,
@@ -219,7 +225,7 @@ impl Member {
         self.me.metadata.cluster_id = cluster_id;
         self.publish_myself(now, self.me.incarnation.next());
         if let Some(cluster_id) = cluster_id {
-            for node_id in self.map.remove_foreign(cluster_id) {
+            for node_id in self.map.remove_foreign(cluster_id, now) {
                 self.counters.refused_foreign_records += 1;
                 self.suspicions.remove(&node_id);
                 self.probes.remove(&node_id);
@@ -227,11 +233,11 @@ impl Member {
             }
             self.refresh_watched(now);
         }
-        self.promise(now);
     }
 
     /// A process that stood still must not accuse those that it could not hear meanwhile.
-    fn notice_pause(&mut self, now: Duration) -> bool {
+    /// Whoever calls this promises anew afterwards ([`Self::promise`]), or it is noticed twice.
+    pub(crate) fn notice_pause(&mut self, now: Duration) -> bool {
         let late = now.saturating_sub(self.promised);
         if late <= self.options.pause_threshold() {
             return false;
@@ -241,6 +247,7 @@ impl Member {
             late_ms: late.as_millis() as u64,
         });
         self.drop_pending_verdicts(now);
+        self.ask_twin_anew(now);
         self.heard_anyone_at = now;
         // What is overdue is due once, not once for every interval that was missed.
         self.rest_timers(now);
@@ -255,149 +262,6 @@ impl Member {
             } else {
                 now
             };
-        }
-    }
-
-    fn on_packet(&mut self, now: Duration, from: SocketAddr, packet: Packet) {
-        let Packet {
-            header,
-            body,
-            updates,
-        } = packet;
-        if header.sender == self.me.node_id {
-            return self.on_packet_of_twin(now, from, &header, &body, &updates);
-        }
-        if let Some(target) = header.target
-            && target != self.me.node_id
-        {
-            self.counters.refused_other_target += 1;
-            return self.event(Event::OtherTarget { from, target });
-        }
-        if let (Some(theirs), Some(ours)) = (header.cluster_id, self.me.metadata.cluster_id)
-            && theirs != ours
-        {
-            self.counters.refused_other_cluster += 1;
-            return self.event(Event::OtherCluster { from, theirs, ours });
-        }
-        if self.is_silent() {
-            return self.on_packet_while_silent(now, &header, &body);
-        }
-        if self.is_of_stale_boot(&header) {
-            self.counters.refused_stale_boot += 1;
-            self.event(Event::StaleBoot {
-                node_id: header.sender,
-                from,
-            });
-            let cluster = self.shared_cluster(header.cluster_id);
-            let known = [header.sender];
-            return self.send(from, Some(header.sender), cluster, &Body::Delta, &known);
-        }
-        let known_from_before = self.is_known_from_before(&header);
-        self.note_heard(now, &header, &body);
-        let answers = self.learn_all(now, header.sender, updates);
-        self.answer_old_news(from, &header, answers);
-        self.on_body(now, from, &header, &body, known_from_before);
-        self.compare_views(now, from, &header, &body);
-    }
-
-    fn on_body(
-        &mut self,
-        now: Duration,
-        from: SocketAddr,
-        header: &Header,
-        body: &Body,
-        rejoin: bool,
-    ) {
-        let sender = header.sender;
-        let reply = |member: &mut Self, body: Body| {
-            let cluster = member.shared_cluster(header.cluster_id);
-            member.send(from, Some(sender), cluster, &body, &[]);
-        };
-        match *body {
-            Body::Join { stamp } => self.on_join(from, header, stamp, rejoin),
-            Body::JoinReply { echo, rejoin } => {
-                self.prove(now, sender, echo);
-                self.on_join_reply(from, sender, rejoin);
-            }
-            Body::Leave { stamp } => reply(
-                self,
-                Body::Ack {
-                    echo: stamp,
-                    origin: None,
-                },
-            ),
-            Body::Heartbeat { stamp, echo } => {
-                self.event(Event::Heartbeat(sender));
-                self.prove(now, sender, echo);
-                // Who does not watch us does not hear our heartbeats: it needs an answer.
-                if !self.watched.contains_key(&sender) {
-                    reply(
-                        self,
-                        Body::Ack {
-                            echo: stamp,
-                            origin: None,
-                        },
-                    );
-                }
-            }
-            Body::Ping { stamp, origin } => reply(
-                self,
-                Body::Ack {
-                    echo: stamp,
-                    origin,
-                },
-            ),
-            Body::Ack { echo, origin: None } => self.prove(now, sender, echo),
-            Body::Ack {
-                echo,
-                origin: Some(origin),
-            } => {
-                self.prove(now, sender, echo);
-                self.relay_answer(sender, origin);
-            }
-            Body::PingReq { stamp, subject } => self.probe_for(now, sender, stamp, subject),
-            Body::Relayed { echo, subject } => self.prove(now, subject, echo),
-            Body::Digest { reply, ref buckets } => {
-                self.on_digest(from, header, reply, buckets);
-            }
-            Body::Delta => {}
-        }
-    }
-
-    /// What the sender and we may both hold: the records of the one cluster that either is bound
-    /// to, and the unbound ones.
-    pub(crate) fn shared_cluster(&self, theirs: Option<ClusterId>) -> Option<ClusterId> {
-        self.me.metadata.cluster_id.or(theirs)
-    }
-
-    fn is_of_stale_boot(&self, header: &Header) -> bool {
-        self.map.get(header.sender).is_some_and(|entry| {
-            entry.record.metadata.boot_nonce != header.boot_nonce
-                && entry.record.incarnation >= header.incarnation
-        })
-    }
-
-    fn is_known_from_before(&self, header: &Header) -> bool {
-        let entry = self
-            .map
-            .get(header.sender)
-            .map(|entry| entry.record.incarnation);
-        let known = entry.or_else(|| self.map.epitaph(header.sender));
-        known.is_some_and(|known| known.boot_epoch() < header.incarnation.boot_epoch())
-    }
-
-    fn note_heard(&mut self, now: Duration, header: &Header, body: &Body) {
-        self.heard_anyone_at = now;
-        if header.target.is_some() && !matches!(body, Body::Join { .. }) {
-            self.become_joined();
-        }
-        if let Some(entry) = self.map.get_mut(header.sender)
-            && entry.record.metadata.boot_nonce == header.boot_nonce
-        {
-            entry.heard_at = now;
-            if let Body::Heartbeat { stamp, .. } = body {
-                entry.its_stamp = *stamp;
-            }
         }
     }
 
@@ -419,16 +283,22 @@ impl Member {
     pub(crate) fn learn(&mut self, now: Duration, via: NodeId, update: Update) -> Option<Record> {
         let Update { record, accusers } = update;
         let node_id = record.node_id;
-        if !record.belongs_with(self.me.metadata.cluster_id) {
-            self.counters.refused_foreign_records += 1;
-            return None;
-        }
+        // What is said of us is answered, also that we are of another cluster.
         if node_id == self.me.node_id {
             self.on_record_of_me(now, &record);
             return None;
         }
+        if !record.belongs_with(self.me.metadata.cluster_id) {
+            self.counters.refused_foreign_records += 1;
+            return None;
+        }
         match self.map.merge(&record, now, self.options.cleanup_timeout) {
-            Merged::New => self.on_new_record(now, via, record, None, accusers),
+            Merged::New { instead_of } => {
+                if let Some(gone) = instead_of {
+                    self.on_forgotten(gone);
+                }
+                self.on_new_record(now, via, record, None, accusers);
+            }
             Merged::Changed { before } => {
                 self.on_new_record(now, via, record, Some(before), accusers);
             }
@@ -447,6 +317,7 @@ impl Member {
                     ..record
                 });
             }
+            Merged::Leap => self.refuse_leap(node_id, record.incarnation),
             Merged::Full => {
                 self.counters.refused_full += 1;
                 self.event(Event::Full(node_id));
@@ -516,9 +387,18 @@ impl Member {
 
     /// Our own record is now this incarnation of what `self.me` says.
     pub(crate) fn publish_myself(&mut self, now: Duration, incarnation: Incarnation) {
+        let is_raised = incarnation.epochs_above(self.me.incarnation) > 0;
         self.me.incarnation = incarnation;
         self.map.merge(&self.me, now, self.options.cleanup_timeout);
         self.spread(now, self.me.node_id);
+        if is_raised {
+            self.event(Event::BootEpochRaised(incarnation.boot_epoch()));
+        }
+    }
+
+    pub(crate) fn refuse_leap(&mut self, node_id: NodeId, claimed: Incarnation) {
+        self.counters.refused_leaps += 1;
+        self.event(Event::EpochLeap { node_id, claimed });
     }
 
     /// Queues a record for gossip; the view has changed.
@@ -535,12 +415,15 @@ impl Member {
             self.version += 1;
             match retired {
                 Retired::Hidden(record) => self.event(Event::FailureClean(record)),
-                Retired::Forgotten(node_id) => {
-                    self.queue.remove(node_id);
-                    self.event(Event::Forgotten(node_id));
-                }
+                Retired::Forgotten(node_id) => self.on_forgotten(node_id),
             }
         }
+    }
+
+    /// The map holds nothing of this member any more.
+    fn on_forgotten(&mut self, node_id: NodeId) {
+        self.queue.remove(node_id);
+        self.event(Event::Forgotten(node_id));
     }
 }
 
@@ -549,7 +432,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::MAX_EPOCH_LEAP;
     use crate::packet::testing::{mend_checksum, packet, record};
+    use crate::packet::{Body, Header};
 
     /// Most outputs of one call: answers to a full digest, gossip, probes and a line for each record.
     const MAX_OUTPUTS: usize = 100;
@@ -566,6 +451,23 @@ mod tests {
         let mut member = Member::new(identity, Options::default(), Vec::new(), now, 1);
         member.announce(now, 6004, cluster_id);
         member
+    }
+
+    /// The view, but for its version and for when members were heard.
+    fn what_is_shown(member: &Member) -> crate::View {
+        let mut view = member.view(Duration::ZERO);
+        for shown in &mut view.members {
+            shown.heard_at = Duration::ZERO;
+        }
+        view
+    }
+
+    fn check_version(member: &Member, before: &crate::View) {
+        let now = what_is_shown(member);
+        assert!(now.version >= before.version);
+        if now.version == before.version {
+            assert!(now == *before, "a change of the view, not of its version");
+        }
     }
 
     fn check_outputs(member: &mut Member) {
@@ -614,16 +516,22 @@ mod tests {
                     mend_checksum(&mut bytes);
                 }
                 let before = member.me.incarnation;
+                let shown = what_is_shown(&member);
                 member.handle(now, SocketAddr::from(([127, 0, 0, 2], 6000)), &bytes);
+                check_version(&member, &shown);
                 check_outputs(&mut member);
                 prop_assert!(member.me.incarnation >= before, "our incarnation never falls");
+                let leap = member.me.incarnation.epochs_above(before);
+                prop_assert!(leap <= MAX_EPOCH_LEAP, "we are led {} epochs up", leap);
                 prop_assert_eq!(member.me.state, State::Alive, "only we let ourselves leave");
                 now += Duration::from_millis(wait_ms);
                 for _ in 0..20 {
                     if member.next_deadline() > now {
                         break;
                     }
+                    let shown = what_is_shown(&member);
                     member.tick(now);
+                    check_version(&member, &shown);
                     check_outputs(&mut member);
                 }
                 let ours = member.me.metadata.cluster_id;
@@ -670,5 +578,31 @@ mod tests {
                 check_outputs(&mut member);
             }
         }
+    }
+
+    #[test]
+    fn who_is_forgotten_for_want_of_room_is_told_of_no_more() {
+        let mut member = member(None);
+        let now = Duration::from_secs(1);
+        let learn = |member: &mut Member, id: usize, state: State| {
+            let mut record = member.me.clone();
+            record.node_id = NodeId(1000 + id as u128);
+            record.state = state;
+            let accusers = BTreeSet::new();
+            member.learn(now, NodeId(1), Update { record, accusers });
+        };
+        for id in 0..crate::MAX_MEMBERS - 1 {
+            learn(&mut member, id, State::Alive);
+        }
+        let gone = NodeId(1000);
+        learn(&mut member, 0, State::Dead);
+        assert!(member.queue.iter().any(|queued| queued == gone));
+        let version = member.view_version();
+        learn(&mut member, crate::MAX_MEMBERS, State::Alive);
+        assert!(member.view_version() > version);
+        assert!(member.map.get(gone).is_none());
+        assert!(member.queue.iter().all(|queued| queued != gone));
+        let mut outputs = std::iter::from_fn(|| member.poll_output());
+        assert!(outputs.any(|output| output == Output::Event(Event::Forgotten(gone))));
     }
 }

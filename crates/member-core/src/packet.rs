@@ -12,7 +12,8 @@
 //! DELTA      member   -> member       updates only
 //! ```
 //!
-//! Every packet carries, behind its body, as many updates as there are and fit. A stamp is the
+//! Every packet carries, behind its body, as many updates as there are and fit; JOIN, to whom it may
+//! concern, the joiner's own record only. A stamp is the
 //! sender's own clock and means nothing to anybody else; who echoes it proves that it has received.
 //!
 //! Layout, all numbers big-endian: magic `LR`, version, type, CRC-32C over the rest of the packet

@@ -106,23 +106,43 @@ impl Member {
         self.send(address, Some(node_id), cluster, body, first);
     }
 
+    /// Whether this member may be told now what it has to refute. It is told once in a while and not
+    /// with every packet: two members that both have to refute would answer each other's answers.
+    pub(crate) fn may_correct(&mut self, now: Duration, node_id: NodeId) -> bool {
+        let pause = self.options.gossip_pause();
+        let Some(entry) = self.map.get_mut(node_id) else {
+            return false;
+        };
+        let is_due = entry.corrected_at.is_none_or(|at| now >= at + pause);
+        if is_due {
+            entry.corrected_at = Some(now);
+        }
+        is_due
+    }
+
     /// Whoever told old news of the dead gets the better record; a sender that is itself accused
     /// learns of it, and can refute.
     pub(crate) fn answer_old_news(
         &mut self,
+        now: Duration,
         from: SocketAddr,
         header: &Header,
         answers: Vec<Record>,
     ) {
         let sender = header.sender;
         let held = self.map.get(sender).map(|entry| &entry.record);
-        let accused = held
-            .filter(|held| held.state != State::Alive && held.incarnation >= header.incarnation);
+        // Of another cluster than it says: nobody who has it right could tell it so.
+        let accused = held.filter(|held| {
+            let is_wrong =
+                held.state != State::Alive || held.metadata.cluster_id != header.cluster_id;
+            is_wrong && held.incarnation >= header.incarnation
+        });
         let mut answers = answers;
-        if let Some(accused) = accused
-            && !answers.contains(accused)
+        if let Some(accused) = accused.cloned()
+            && !answers.contains(&accused)
+            && self.may_correct(now, sender)
         {
-            answers.insert(0, accused.clone());
+            answers.insert(0, accused);
         }
         if answers.is_empty() {
             return;
@@ -131,7 +151,8 @@ impl Member {
         let mut writer = self.writer(Some(sender), cluster, &Body::Delta);
         for record in &answers {
             let accusers = self.accusers_of(record.node_id);
-            if record.belongs_with(cluster) && !writer.push(record, &accusers) {
+            let may_hold = record.node_id == sender || record.belongs_with(cluster);
+            if may_hold && !writer.push(record, &accusers) {
                 break;
             }
         }

@@ -301,6 +301,7 @@ impl Member {
         // Whoever answers us is not dead, whatever others say; its refutation is under way.
         if entry.proved_at > suspicion.since {
             suspicion.since = now;
+            self.version += 1;
             return;
         }
         let record = Record {
@@ -352,6 +353,7 @@ impl Member {
         }
         for suspicion in self.suspicions.values_mut() {
             suspicion.since = now;
+            self.version += 1;
         }
     }
 

@@ -175,6 +175,10 @@ impl EventLog {
                 "[MEMBER] [COLLISION] refused a packet from {from}: of an earlier boot of node \
                  {node_id}, late or of a second process under its id"
             ),
+            Event::EpochLeap { node_id, claimed } => warn!(
+                "[MEMBER] refused a claim that node {node_id} is at incarnation {claimed}: that is \
+                 too far above what is known of it to be true"
+            ),
             other => debug!("[MEMBER] {other:?}"),
         }
     }

@@ -30,6 +30,14 @@ pub struct StoredIdentity {
     pub boot_epoch: u32,
 }
 
+impl StoredIdentity {
+    /// Whether a node can have this. What is read and what is written are held to the same range,
+    /// so that no start refuses what an earlier one stored.
+    fn is_in_range(self) -> bool {
+        (1..MAX_BOOT_EPOCH).contains(&self.boot_epoch)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdentityFile {
@@ -122,13 +130,14 @@ impl Home {
         let parse = || -> anyhow::Result<StoredIdentity> {
             let file: IdentityFile = serde_json::from_str(&text)?;
             let node_id = parse_node_id(&file.node_id).context("node_id is not 32 hex digits")?;
-            if file.boot_epoch == 0 || file.boot_epoch >= MAX_BOOT_EPOCH {
-                bail!("boot_epoch is out of range");
-            }
-            Ok(StoredIdentity {
+            let identity = StoredIdentity {
                 node_id,
                 boot_epoch: file.boot_epoch,
-            })
+            };
+            if !identity.is_in_range() {
+                bail!("boot_epoch is out of range");
+            }
+            Ok(identity)
         };
         parse().map(Some).with_context(|| {
             format!(
@@ -143,7 +152,7 @@ impl Home {
     /// durable when this returns.
     ///
     /// # Errors
-    /// When the stored one is damaged or cannot be replaced.
+    /// When the stored one is damaged, has no epoch left, or cannot be replaced.
     pub fn begin_boot(&self) -> anyhow::Result<StoredIdentity> {
         let identity = match self.read_identity()? {
             Some(StoredIdentity {
@@ -165,8 +174,17 @@ impl Home {
     /// Makes an identity durable: written aside, synced, renamed, and the folder synced.
     ///
     /// # Errors
-    /// When the folder cannot be written; the old identity is still in force then.
+    /// When the epoch is one that the next start would refuse, or the folder cannot be written; the
+    /// old identity is still in force then.
     pub fn store_identity(&self, identity: StoredIdentity) -> anyhow::Result<()> {
+        if !identity.is_in_range() {
+            bail!(
+                "the boot epochs of node {} are used up at {}; move {} aside to start as a new node",
+                identity.node_id,
+                identity.boot_epoch,
+                self.folder.display()
+            );
+        }
         let file = IdentityFile {
             node_id: identity.node_id.to_string(),
             boot_epoch: identity.boot_epoch,
@@ -268,4 +286,47 @@ fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_never_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path()).unwrap();
+        let first = home.begin_boot().unwrap();
+        for boot_epoch in [0, MAX_BOOT_EPOCH, MAX_BOOT_EPOCH + 1, u32::MAX] {
+            let identity = StoredIdentity {
+                boot_epoch,
+                ..first
+            };
+            assert!(home.store_identity(identity).is_err(), "{boot_epoch}");
+            assert_eq!(home.read_identity().unwrap(), Some(first));
+        }
+        let next = StoredIdentity {
+            boot_epoch: 2,
+            ..first
+        };
+        assert_eq!(home.begin_boot().unwrap(), next);
+    }
+
+    #[test]
+    fn a_node_without_any_epoch_left_says_so_and_keeps_its_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path()).unwrap();
+        let last = StoredIdentity {
+            boot_epoch: MAX_BOOT_EPOCH - 1,
+            ..home.begin_boot().unwrap()
+        };
+        home.store_identity(last).unwrap();
+        for _ in 0..2 {
+            let refusal = format!("{:#}", home.begin_boot().unwrap_err());
+            assert!(refusal.contains("used up"), "{refusal}");
+            assert_eq!(home.read_identity().unwrap(), Some(last));
+        }
+    }
 }

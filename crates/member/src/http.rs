@@ -179,6 +179,11 @@ fn exposition(published: &Published, counters: &Counters) -> Result<String, std:
             counters.refused_foreign_records,
         ),
         (
+            "leaps_refused",
+            "News refused: a boot epoch too far above the known one",
+            counters.refused_leaps,
+        ),
+        (
             "records_without_room",
             "News refused: too many members",
             counters.refused_full,

@@ -632,6 +632,82 @@ async fn two_daemons_with_one_identity_raise_an_alarm() {
     );
 }
 
+/// A forged packet that says `record`, as anybody can send it.
+fn forged(record: member_core::Record) -> Vec<u8> {
+    let header = member_core::Header {
+        sender: member_core::NodeId(9),
+        incarnation: member_core::Incarnation::first_of(1),
+        boot_nonce: 9,
+        cluster_id: None,
+        target: None,
+        view_hash: 0,
+    };
+    let packet = member_core::Packet {
+        header,
+        body: member_core::Body::Delta,
+        updates: vec![member_core::Update {
+            record,
+            accusers: std::collections::BTreeSet::new(),
+        }],
+    };
+    packet.encode().unwrap()
+}
+
+#[tokio::test]
+async fn forged_claims_of_a_daemon_leave_it_an_identity_with_which_it_starts_again() {
+    let nodes = Nodes::new(13);
+    let first = nodes.start(1, &[]);
+    let mut second = nodes.start(2, &[]);
+    first
+        .until("2 alive", |r| count(r, MemberState::Alive) == 2)
+        .await;
+    let node_id = second.myself().await.node_id;
+    let socket = UdpSocket::bind("127.61.13.9:0").unwrap();
+    let gossip: SocketAddr = format!("{}:{GOSSIP_PORT}", second.ip).parse().unwrap();
+    let highest = 1 + member_core::MAX_EPOCH_LEAP;
+    for epoch in [member_core::MAX_BOOT_EPOCH, highest + 1, highest] {
+        let record = member_core::Record {
+            node_id: member_core::NodeId(u128::from_be_bytes(node_id[..].try_into().unwrap())),
+            incarnation: member_core::Incarnation::first_of(epoch),
+            state: member_core::State::Dead,
+            metadata: member_core::Metadata {
+                boot_nonce: 666,
+                address: "127.61.13.8:6000".parse().unwrap(),
+                raft_port: 0,
+                raft_announced: false,
+                name: "n2".to_owned(),
+                cluster_id: None,
+            },
+        };
+        socket.send_to(&forged(record), gossip).unwrap();
+    }
+    second
+        .until("the believable one followed", |r| {
+            r.boot_epoch == u64::from(highest)
+        })
+        .await;
+    second.until_logged("refused a claim").await;
+    second.kill();
+    let identity = nodes.data_dir(2).join("member").join("identity.json");
+    let identity = std::fs::read_to_string(identity).unwrap();
+    let durable = format!("\"boot_epoch\": {highest}");
+    assert!(identity.contains(&durable), "{identity}");
+    let second = nodes.start(2, &[]);
+    let reply = second
+        .until("2 alive", |r| count(r, MemberState::Alive) == 2)
+        .await;
+    assert_eq!(reply.node_id, node_id);
+    assert_eq!(reply.boot_epoch, u64::from(highest) + 1);
+    first
+        .until("2 alive, one restarted", |r| {
+            let is_new = |n: &wire::member::MemberNode| {
+                n.node_id == node_id && n.incarnation >> 32 == u64::from(highest) + 1
+            };
+            count(r, MemberState::Alive) == 2 && r.member_map.iter().any(is_new)
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn the_log_level_changes_while_it_runs() {
     let nodes = Nodes::new(10);

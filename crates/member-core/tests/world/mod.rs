@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use member_core::{
     ClusterId, Event, Identity, Incarnation, MAX_PACKET_BYTES, Member, NodeId, Options, Output,
-    State,
+    Packet, State,
 };
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -66,6 +66,7 @@ pub struct World {
     due: BTreeSet<(Duration, usize)>,
     mail: BTreeMap<(Duration, u64), (usize, SocketAddr, Vec<u8>)>,
     posted: u64,
+    pub packets_sent: u64,
     pub bytes_sent: u64,
     pub largest_packet: usize,
     /// Hash of everything that happened, in order.
@@ -89,6 +90,7 @@ impl World {
             due: BTreeSet::new(),
             mail: BTreeMap::new(),
             posted: 0,
+            packets_sent: 0,
             bytes_sent: 0,
             largest_packet: 0,
             trace: 0,
@@ -207,6 +209,14 @@ impl World {
         let now = self.now;
         self.member_mut(number)
             .announce(now, 6004, cluster.map(ClusterId));
+        self.drain(number);
+    }
+
+    /// Hands a process a datagram that no process has sent.
+    pub fn inject(&mut self, number: usize, packet: &Packet) {
+        let now = self.now;
+        let bytes = packet.encode().unwrap();
+        self.member_mut(number).handle(now, address(2000), &bytes);
         self.drain(number);
     }
 
@@ -384,6 +394,7 @@ impl World {
                         bytes.len()
                     );
                     self.largest_packet = self.largest_packet.max(bytes.len());
+                    self.packets_sent += 1;
                     self.bytes_sent += bytes.len() as u64;
                     self.note(self.now.as_nanos() as u64);
                     for byte in &bytes {
