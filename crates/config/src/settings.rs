@@ -189,6 +189,10 @@ settings! {
     log_cache_bytes: usize = "LogCacheBytes", 64 * MIB, "bytes", "", between(KIB, 65_536 * MIB);
     /// The size of one file of the log.
     segment_bytes: u64 = "SegmentBytes", 16 * MIB as u64, "bytes", "", between(64 * KIB as u64, 4 * GIB);
+    /// A snapshot is taken when the log has grown by this, and by as much as the last snapshot took; so much again may be kept for nodes that are behind.
+    snapshot_bytes: u64 = "SnapshotBytes", 64 * MIB as u64, "bytes", "", between(64 * KIB as u64, 1024 * GIB);
+    /// Or when so many entries were applied: a node that starts walks through those behind its snapshot.
+    snapshot_entries: u64 = "SnapshotEntries", 100_000, "count", "", between(10, 1_000_000_000);
     /// When the log has grown to this, client entries are refused until there is room.
     max_log_bytes: u64 = "MaxLogBytes", 10 * GIB, "bytes", "", between(128 * KIB as u64, 1024 * 1024 * GIB);
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
-use wire::raft::{ErrorKind, LeaveReply, NodeReference, PutEntryReply, QueryReply};
+use wire::raft::{ErrorKind, LeaveReply, NodeReference, PutEntryReply, QueryReply, SkipReply};
 
+use crate::bench::Progress;
 use crate::connection::{CONNECT_DEADLINE, ConnectError, Connections, connect, connect_deadline};
 use crate::endpoints::{Endpoint, resolve};
 use crate::error::ClientError;
@@ -59,6 +60,8 @@ pub enum Notice {
         /// Its address.
         address: SocketAddr,
     },
+    /// How far a [`Client::bench`] is.
+    Progress(Progress),
 }
 
 /// A client of one cluster.
@@ -195,6 +198,26 @@ impl Client {
             Reply::Leave(reply) => Ok(reply),
             _ => Err(mixed_up()),
         }
+    }
+
+    /// Puts the order into the log that the entry at `index` is not to be run by any state machine
+    /// (P5), and returns where the order stands.
+    ///
+    /// # Errors
+    /// [`ClientError::OutcomeUnknown`] when the order may have been appended. An index means nothing
+    /// without its log, so nothing is ordered unless all endpoints that answer are of one cluster.
+    pub async fn skip(&mut self, index: u64) -> Result<SkipReply, ClientError> {
+        let deadline = self.deadline();
+        self.pin_by_survey(deadline).await?;
+        match self.perform(&Request::Skip { index }, deadline).await? {
+            Reply::Skip(reply) => Ok(reply),
+            _ => Err(mixed_up()),
+        }
+    }
+
+    /// Tells a notice to whoever listens.
+    pub(crate) fn tell(&mut self, notice: Notice) {
+        (self.notices)(notice);
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -402,7 +425,7 @@ impl Client {
     }
 
     /// Keeps to the cluster that answered first (F3).
-    fn pin(&mut self, address: SocketAddr, cluster_id: &Bytes) -> Result<(), Failure> {
+    pub(crate) fn pin(&mut self, address: SocketAddr, cluster_id: &Bytes) -> Result<(), Failure> {
         if cluster_id.is_empty() || *cluster_id == self.cluster_id {
             return Ok(());
         }

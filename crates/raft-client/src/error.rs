@@ -60,6 +60,9 @@ pub enum ClientError {
     /// What answers does not speak as this client does, or refuses what it says.
     #[error("Refused: {0}")]
     Invalid(String),
+    /// The state machine refused all that it was asked. Nothing was changed.
+    #[error("{0}")]
+    Rejected(String),
     /// A node answers, and says that it does not serve.
     #[error("Not serving: {0}")]
     NotServing(String),
@@ -86,6 +89,7 @@ impl ClientError {
             Self::LogFull(_) => ExitCode::LogFull,
             Self::TimedOut(_) => ExitCode::TimedOut,
             Self::Invalid(_) => ExitCode::Invalid,
+            Self::Rejected(_) => ExitCode::Refused,
             Self::NotServing(_) => ExitCode::NotServing,
             Self::Io(_) => ExitCode::Io,
         }

@@ -90,6 +90,12 @@ impl Failure {
             Some(source) => quoted(&deepest(source)),
             None => quoted(status.message()),
         };
+        // A daemon that is too old for a call has no words for that.
+        let sentence = if sentence.is_empty() {
+            status.code().description().to_owned()
+        } else {
+            sentence
+        };
         match status.code() {
             // tonic itself refuses a message over the limit, before anything was done with it.
             Code::OutOfRange => Self::of_kind(ErrorKind::TooLarge, sentence),

@@ -24,6 +24,7 @@
 //! Requests are values ([`Request`]) and one function carries them, so that a stream can take the
 //! place of single calls without anything else changing.
 
+pub mod bench;
 mod client;
 mod connection;
 mod endpoints;

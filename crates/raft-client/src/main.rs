@@ -32,6 +32,9 @@ async fn run(command_line: &CommandLine) -> Result<Output, ClientError> {
             // That a notice cannot be shown must not end the call.
             let _ = writeln!(io::stderr(), "[REDIRECT] the leader is {name} at {address}");
         }
+        Notice::Progress(progress) => {
+            let _ = writeln!(io::stderr(), "[BENCH] {progress}");
+        }
     });
     command_line.run(&mut client).await
 }

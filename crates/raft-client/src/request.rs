@@ -11,8 +11,8 @@ use tonic::transport::Channel;
 use wire::raft::raft_client::RaftClient;
 use wire::raft::{
     LeaveReply, LeaveRequest, NodeReference, PutEntryReply, PutEntryRequest, QueryReply,
-    QueryRequest, RegisterSessionReply, RegisterSessionRequest, TransferLeadershipReply,
-    TransferLeadershipRequest,
+    QueryRequest, RegisterSessionReply, RegisterSessionRequest, SkipReply, SkipRequest,
+    TransferLeadershipReply, TransferLeadershipRequest,
 };
 
 /// The largest message in either direction, in bytes. Above `MaxEntryBytes` with room to spare, so
@@ -50,6 +50,11 @@ pub enum Request {
         /// The node_id.
         node_id: Bytes,
     },
+    /// Order that an entry is not to be run.
+    Skip {
+        /// Where the entry stands in the log.
+        index: u64,
+    },
 }
 
 /// What a node answers.
@@ -61,6 +66,7 @@ pub enum Reply {
     Query(QueryReply),
     TransferLeadership(TransferLeadershipReply),
     Leave(LeaveReply),
+    Skip(SkipReply),
 }
 
 impl Request {
@@ -72,6 +78,8 @@ impl Request {
             // The cluster tells a repetition by (session, sequence).
             Self::PutEntry { .. } => true,
             Self::Leave { .. } => true,
+            // An entry that is not run twice is not run.
+            Self::Skip { .. } => true,
             // Without a name, the second hand-over would take leadership from whom the first gave it.
             Self::TransferLeadership { to } => !to.is_empty(),
         }
@@ -83,7 +91,9 @@ impl Request {
         const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
         match self {
             Self::RegisterSession | Self::Query { .. } | Self::PutEntry { .. } => ATTEMPT_DEADLINE,
-            Self::Leave { .. } | Self::TransferLeadership { .. } => Duration::MAX,
+            Self::Leave { .. } | Self::TransferLeadership { .. } | Self::Skip { .. } => {
+                Duration::MAX
+            }
         }
     }
 
@@ -91,7 +101,10 @@ impl Request {
     pub fn writes(&self) -> bool {
         match self {
             Self::RegisterSession | Self::Query { .. } => false,
-            Self::PutEntry { .. } | Self::Leave { .. } | Self::TransferLeadership { .. } => true,
+            Self::PutEntry { .. }
+            | Self::Leave { .. }
+            | Self::TransferLeadership { .. }
+            | Self::Skip { .. } => true,
         }
     }
 }
@@ -104,7 +117,7 @@ impl Reply {
             Self::RegisterSession(reply) => &reply.cluster_id,
             Self::PutEntry(reply) => &reply.cluster_id,
             Self::Query(reply) => &reply.cluster_id,
-            Self::TransferLeadership(_) | Self::Leave(_) => &NONE,
+            Self::TransferLeadership(_) | Self::Leave(_) | Self::Skip(_) => &NONE,
         }
     }
 
@@ -115,7 +128,7 @@ impl Reply {
             Self::PutEntry(reply) => reply.leader.as_ref(),
             Self::Query(reply) => reply.leader.as_ref(),
             Self::TransferLeadership(reply) => reply.leader.as_ref(),
-            Self::Leave(_) => None,
+            Self::Leave(_) | Self::Skip(_) => None,
         }
     }
 }
@@ -178,6 +191,15 @@ pub(crate) async fn exchange(
         Request::Leave { node_id } => {
             let message = LeaveRequest { node_id, forwarded };
             Reply::Leave(raft.leave(message).await?.into_inner())
+        }
+        Request::Skip { index } => {
+            let message = SkipRequest {
+                index,
+                cluster_id,
+                forwarded,
+                timeout_ms,
+            };
+            Reply::Skip(raft.skip(message).await?.into_inner())
         }
     })
 }

@@ -175,6 +175,19 @@ impl Client {
         }
     }
 
+    /// Pins the cluster that the endpoints belong to.
+    ///
+    /// # Errors
+    /// [`ClientError::OtherCluster`] when they belong to several.
+    pub(crate) async fn pin_by_survey(&mut self, deadline: Instant) -> Result<(), ClientError> {
+        let heard = self.survey(1, deadline).await?;
+        for (address, answer) in &heard.answers {
+            self.pin(*address, &answer.cluster_id)
+                .map_err(|failure| failure.into_error(*address))?;
+        }
+        Ok(())
+    }
+
     /// Asks every address of every endpoint whether it serves: the standard gRPC health check.
     ///
     /// # Errors

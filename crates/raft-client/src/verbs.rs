@@ -18,14 +18,19 @@ use crate::error::ClientError;
 use crate::exit_codes::{self, ExitCode};
 use crate::request::MESSAGE_BYTES_MAX;
 
+pub mod bench;
+pub mod cas;
 pub mod delete;
 pub mod entry;
 pub mod get;
 pub mod health;
+pub mod incr;
 pub mod leader;
 pub mod leave;
+pub mod list;
 pub mod put;
 pub mod query;
+pub mod skip;
 pub mod status;
 pub mod transfer;
 
@@ -43,6 +48,9 @@ Examples:
   raft-client PUT pizzatoppings peporoni peppr cheddar anchoves onn it
   raft-client GET pizzatoppings
   raft-client DELETE pizzatoppings
+  raft-client CAS door open shut
+  raft-client INCR visitors
+  raft-client LIST pizza
   raft-client PUT picture --stdin < picture.png
   raft-client entry any words that your state machine understands
   raft-client query any words that your state machine answers
@@ -51,6 +59,8 @@ Examples:
   raft-client health
   raft-client leave worker-3
   raft-client transfer worker-2
+  raft-client skip 4711
+  raft-client bench put --duration 30s
   raft-client --endpoints 127.0.0.1,127.0.0.2:6004 --timeout 10s GET pizzatoppings";
 
 /// The client of Leeky Raft.
@@ -80,6 +90,9 @@ enum Verb {
     Put(put::Put),
     Get(get::Get),
     Delete(delete::Delete),
+    Cas(cas::Cas),
+    Incr(incr::Incr),
+    List(list::List),
     Entry(entry::Entry),
     Query(query::Query),
     Status(status::Status),
@@ -87,6 +100,8 @@ enum Verb {
     Health(health::Health),
     Leave(leave::Leave),
     Transfer(transfer::Transfer),
+    Skip(skip::Skip),
+    Bench(bench::Bench),
 }
 
 /// What a verb has to show for itself.
@@ -157,6 +172,9 @@ impl CommandLine {
             Verb::Put(put) => put.run(client).await,
             Verb::Get(get) => get.run(client).await,
             Verb::Delete(delete) => delete.run(client).await,
+            Verb::Cas(cas) => cas.run(client).await,
+            Verb::Incr(incr) => incr.run(client).await,
+            Verb::List(list) => list.run(client).await,
             Verb::Entry(entry) => entry.run(client).await,
             Verb::Query(query) => query.run(client).await,
             Verb::Status(status) => status.run(client).await,
@@ -164,6 +182,8 @@ impl CommandLine {
             Verb::Health(health) => health.run(client).await,
             Verb::Leave(leave) => leave.run(client).await,
             Verb::Transfer(transfer) => transfer.run(client).await,
+            Verb::Skip(skip) => skip.run(client).await,
+            Verb::Bench(bench) => bench.run(client).await,
         }
     }
 }
@@ -289,6 +309,9 @@ mod tests {
         let entry = |line: &str| match read(line).verb {
             Verb::Put(put) => String::from_utf8(put.entry().unwrap()).unwrap(),
             Verb::Entry(entry) => String::from_utf8(entry.bytes().unwrap()).unwrap(),
+            Verb::Cas(cas) => String::from_utf8(cas.entry().unwrap()).unwrap(),
+            Verb::Incr(incr) => String::from_utf8(incr.entry().unwrap()).unwrap(),
+            Verb::List(list) => String::from_utf8(list.query().unwrap()).unwrap(),
             _ => panic!("{line}"),
         };
         assert_eq!(
@@ -303,6 +326,14 @@ mod tests {
         assert_eq!(entry("PUT k a  b"), "PUT k a  b");
         assert_eq!(entry("PUT k a -- b"), "PUT k a -- b");
         assert_eq!(entry("entry INCR x -y"), "INCR x -y");
+        assert_eq!(entry("cas k -1 -2 --timeout 3"), "CAS k -1 -2");
+        assert_eq!(entry("CAS k \" "), "CAS k \"\\\"\" \"\"");
+        assert_eq!(entry("INCR k"), "INCR k");
+        assert_eq!(entry("INCR k -5"), "INCR k -5");
+        assert_eq!(entry("LIST"), "LIST");
+        assert_eq!(entry("list piz --stale"), "LIST piz");
+        assert_eq!(entry("LIST --after z"), "LIST after z");
+        assert_eq!(entry("LIST piz --after pizza"), "LIST piz after pizza");
     }
 
     #[test]
@@ -338,6 +369,43 @@ mod tests {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             assert!(own.lines().any(used), "{} --help", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn the_flags_of_bench() {
+        use crate::bench::{Limit, Operation, Through};
+        let plan = |line: &str| match read(line).verb {
+            Verb::Bench(bench) => bench.plan(false),
+            _ => panic!("{line}"),
+        };
+        let usual = plan("bench put").unwrap();
+        assert_eq!(usual.operation, Operation::Put { session: false });
+        assert_eq!((usual.callers, usual.connections), (64, None));
+        assert_eq!((usual.value_bytes, usual.keys), (256, 1000));
+        assert_eq!(usual.limit, Limit::Time(Duration::from_secs(10)));
+        assert_eq!(usual.warm_up, Duration::from_secs(1));
+        assert_eq!((usual.through, usual.progress), (Through::Leader, false));
+        let other =
+            plan("BENCH GET --stale --fill --through any --operations 7 --warm-up 0 --progress");
+        let other = other.unwrap();
+        let (stale, fill) = (true, true);
+        assert_eq!(other.operation, Operation::Get { stale, fill });
+        assert_eq!(other.limit, Limit::Operations(7));
+        assert_eq!((other.through, other.progress), (Through::Any, true));
+        assert_eq!(other.warm_up, Duration::ZERO);
+        for wrong in [
+            "bench put --stale",
+            "bench put --fill",
+            "bench get --session",
+            "bench put --callers 0",
+            "bench put --connections 0",
+            "bench put --keys 0",
+            "bench put --operations 0",
+            "bench put --value-size 100000000",
+        ] {
+            let error = plan(wrong).unwrap_err();
+            assert!(matches!(error, ClientError::Usage(_)), "{wrong}: {error}");
         }
     }
 

@@ -211,7 +211,7 @@ async fn a_time_that_runs_out() {
 
 #[tokio::test]
 async fn what_makes_no_sense_is_exit_code_2() {
-    let lines: [&[&str]; 9] = [
+    let lines: [&[&str]; 14] = [
         &[],
         &["PUT"],
         &["PUT", "k"],
@@ -221,6 +221,11 @@ async fn what_makes_no_sense_is_exit_code_2() {
         &["--timeout", "0", "status"],
         &["--endpoints", "a:b", "status"],
         &["PUT", "k", "--stdin", "v"],
+        &["CAS", "k", "old"],
+        &["INCR", "k", "many"],
+        &["LIST", "two words"],
+        &["bench", "put", "--callers", "0"],
+        &["bench", "get", "--operations", "1", "--duration", "1"],
     ];
     for words in lines {
         let ran = run(&nobody().to_string(), words).await;
@@ -440,6 +445,121 @@ async fn transfer_prints_the_new_leader() {
     );
     let asked = follower.node.transfers.lock().unwrap();
     assert_eq!(asked[0].to, [b'b'; 16].as_slice());
+}
+
+#[tokio::test]
+async fn skip_says_where_the_order_stands() {
+    let (leader, follower, _) = three_nodes().await;
+    let endpoints = format!("{},{}", follower.address, leader.address);
+    let ran = run(&endpoints, &["skip", "17"]).await;
+    let said = b"The order not to run entry 17 stands at index 42\n";
+    assert_eq!(
+        (ran.code, &ran.stdout[..]),
+        (0, &said[..]),
+        "{}",
+        ran.stderr
+    );
+    let asked = follower.node.skips.lock().unwrap().clone();
+    assert_eq!(
+        (asked.len(), asked[0].index, asked[0].forwarded),
+        (1, 17, false)
+    );
+    assert_eq!(asked[0].cluster_id, fake::CLUSTER.as_slice(), "pinned");
+    assert!((1..5000).contains(&asked[0].timeout_ms));
+
+    for wrong in ["0", "-1", "x"] {
+        assert_eq!(run(&endpoints, &["skip", wrong]).await.code, 2, "{wrong}");
+    }
+    follower.will(Step::Refuse(refusal(ErrorKind::Invalid, "17 is no entry")));
+    let ran = run(&endpoints, &["skip", "17"]).await;
+    assert_eq!(ran.code, 15, "{}", ran.stderr);
+    assert!(ran.stderr.contains("17 is no entry"), "{}", ran.stderr);
+    assert_eq!(follower.node.skips.lock().unwrap().len(), 2);
+
+    // An index means nothing in another cluster.
+    leader.node.status.lock().unwrap().cluster_id = OTHER_CLUSTER.to_vec().into();
+    let ran = run(&endpoints, &["skip", "17"]).await;
+    assert_eq!(ran.code, 10, "{}", ran.stderr);
+    let skips = |node: &Fake| node.node.skips.lock().unwrap().len();
+    assert_eq!((skips(&follower), skips(&leader)), (2, 0));
+}
+
+#[tokio::test]
+async fn an_order_to_skip_without_an_answer_may_stand() {
+    let (_leader, follower, _) = three_nodes().await;
+    let unknown = || Step::Refuse(refusal(ErrorKind::OutcomeUnknown, "stepped down"));
+    follower.will(unknown());
+    let endpoint = follower.address.to_string();
+    let ran = run(&endpoint, &["skip", "17"]).await;
+    assert_eq!(ran.code, 0, "it is sent again: {}", ran.stderr);
+    follower.will(Step::Hang);
+    let ran = run(&endpoint, &["--timeout", "500ms", "skip", "17"]).await;
+    assert_eq!(ran.code, 9, "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_too_old_for_a_call_is_told_from_silence() {
+    let (_leader, follower, _) = three_nodes().await;
+    for _ in 0..100 {
+        follower.will(Step::Refuse(tonic::Status::unimplemented("")));
+    }
+    let endpoint = follower.address.to_string();
+    let ran = run(&endpoint, &["--timeout", "500ms", "skip", "17"]).await;
+    assert_eq!(ran.code, 15, "{}", ran.stderr);
+    assert!(ran.stderr.contains("not implemented"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn cas_incr_and_list_are_entries_and_queries() {
+    let node = Fake::start().await;
+    let endpoint = node.address.to_string();
+    node.will(Step::Say(
+        ResultKind::Ok,
+        b"Success! Set \"k\" to: \"two words\"",
+    ))
+    .will(Step::Say(ResultKind::Rejected, b"Key \"k\" holds \"x\""))
+    .will(Step::Say(ResultKind::NotFound, b"Key \"k\" was not found"))
+    .will(Step::Say(ResultKind::Ok, b"5"))
+    .will(Step::Say(ResultKind::Ok, b"a\nb"))
+    .will(Step::Say(ResultKind::Ok, b""));
+    let lines: [(&[&str], i32, &str, &str); 6] = [
+        (
+            &["CAS", "k", "old", "two words"],
+            0,
+            "Success! Set \"k\" to: \"two words\"\n",
+            "",
+        ),
+        (&["CAS", "k", "a", "b"], 1, "", "Key \"k\" holds \"x\"\n"),
+        (&["CAS", "k", "a", "b"], 1, "", "Key \"k\" was not found\n"),
+        (&["INCR", "k", "-5"], 0, "5\n", ""),
+        (&["LIST", "--after", "k"], 0, "a\nb\n", ""),
+        (&["LIST", "none"], 0, "", ""),
+    ];
+    for (words, code, stdout, stderr) in lines {
+        let ran = run(&endpoint, words).await;
+        let said = (ran.code, &ran.stdout[..], ran.stderr.as_str());
+        assert_eq!(said, (code, stdout.as_bytes(), stderr), "{words:?}");
+    }
+    let entries = [
+        "CAS k old \"two words\"",
+        "CAS k a b",
+        "CAS k a b",
+        "INCR k -5",
+    ];
+    assert_eq!(
+        node.entries(),
+        entries.map(|entry| entry.as_bytes().to_vec())
+    );
+    assert_eq!(
+        node.sessions()[3],
+        (44, 1),
+        "an INCR is safe to repeat in its session alone"
+    );
+    let queries = node.node.queries.lock().unwrap();
+    assert_eq!(
+        (&queries[0].query[..], &queries[1].query[..]),
+        (&b"LIST after k"[..], &b"LIST none"[..])
+    );
 }
 
 #[tokio::test]

@@ -108,13 +108,15 @@ impl Configuration {
         next
     }
 
-    pub(crate) fn encoded_len(&self) -> usize {
+    /// Length of [`Configuration::encode`]'s bytes.
+    pub fn encoded_len(&self) -> usize {
         let nodes =
             self.voters.len() + self.outgoing.len() + self.learners.len() + self.removed.len();
         4 * 5 + 16 * nodes + 1 + self.reason.len()
     }
 
-    pub(crate) fn encode(&self, out: &mut impl BufMut) {
+    /// Appends the configuration's bytes, as in an entry and in a snapshot.
+    pub fn encode(&self, out: &mut impl BufMut) {
         for set in [&self.voters, &self.outgoing, &self.learners, &self.removed] {
             out.put_u32(u32::try_from(set.len()).unwrap_or(u32::MAX));
             for node in set {
@@ -126,7 +128,11 @@ impl Configuration {
         out.put_slice(self.reason.as_bytes());
     }
 
-    pub(crate) fn decode(bytes: &mut Bytes) -> Result<Configuration, BadPayload> {
+    /// Reads a configuration back and takes its bytes off the front.
+    ///
+    /// # Errors
+    /// [`BadPayload`]: the bytes end too early, or name too many nodes.
+    pub fn decode(bytes: &mut Bytes) -> Result<Configuration, BadPayload> {
         let voters = take_nodes(bytes)?;
         let outgoing = take_nodes(bytes)?;
         let learners = take_nodes(bytes)?;
@@ -171,6 +177,12 @@ impl Configurations {
     /// Forgets every configuration from `index` on: its entry is gone.
     pub fn truncate_from(&mut self, index: Index) {
         self.by_index.split_off(&index);
+    }
+
+    /// Forgets those that were replaced at or before `index`.
+    pub fn forget_before(&mut self, index: Index) {
+        let (at, _) = self.as_of(index);
+        self.by_index = self.by_index.split_off(&at);
     }
 
     /// The one in force: the latest in the log, committed or not (§6). Empty before the founding.

@@ -33,10 +33,32 @@ pub struct Write {
     pub generation: u64,
     /// To be stored first, if there is one.
     pub hard_state: Option<HardState>,
+    /// Then the whole log is dropped, and goes on behind this snapshot, which the disk holds complete
+    /// (§7, W2). Only asked for when the log does not hold the snapshot's last entry.
+    pub install: Option<Arc<SnapshotMeta>>,
     /// Then every entry from this index on is dropped.
     pub truncate_from: Option<Index>,
     /// Then these are appended: contiguous, right behind what is there.
     pub entries: Vec<Entry>,
+    /// At last, entries up to this index may be removed: a snapshot that covers them is held (§7, S4).
+    /// Advice about room, not about truth: the disk may keep as many of them as suits it.
+    pub compact_to: Option<Index>,
+}
+
+/// What a snapshot says in the place of the entries that it covers, as far as Raft itself needs it
+/// (§7, figure 13): everything as of its last entry (S4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotMeta {
+    /// The last entry that the snapshot covers.
+    pub position: Position,
+    /// The cluster whose log it is.
+    pub cluster_id: ClusterId,
+    /// Log time of that entry, in milliseconds (S3).
+    pub log_time_ms: u64,
+    /// Index of the latest configuration at or before that entry.
+    pub configuration_index: Index,
+    /// That configuration; the ids that left for good are part of it (M3).
+    pub configuration: Arc<Configuration>,
 }
 
 /// The disk's report: everything up to and including the write `sequence` is durable.
@@ -57,11 +79,21 @@ pub struct Recovered {
     pub hard_state: HardState,
     /// The cluster that the founding entry names; none while the log is empty.
     pub cluster_id: Option<ClusterId>,
-    /// For each run of entries of one term: the first index and the term, in order.
+    /// What stands just before the first entry of the log: [`Position::ZERO`], or where it was cut off
+    /// behind a snapshot. Never beyond the snapshot's own position.
+    pub base: Position,
+    /// The newest complete snapshot that the disk holds.
+    pub snapshot: Option<Arc<SnapshotMeta>>,
+    /// Log time of the last entry (or of the snapshot, when none is behind it), in milliseconds (S3).
+    pub last_log_time_ms: u64,
+    /// Index of a Dissolve entry, after which nothing is accepted (F2).
+    pub dissolved_at: Option<Index>,
+    /// For each run of entries of one term behind the base: the first index and the term, in order.
     pub terms: Vec<(Index, Term)>,
-    /// Where the log ends; [`Position::ZERO`] when it is empty.
+    /// Where the log ends; the base when it has no entries.
     pub last: Position,
-    /// Every configuration in the log (the founding entry's included), with its index, in order.
+    /// Every configuration in the log (the founding entry's included), with its index, in order, and
+    /// before them that of the snapshot.
     pub configurations: Vec<(Index, Arc<Configuration>)>,
     /// The newest entries, contiguous up to `last`, as many as the caller's cache may hold.
     pub tail: Vec<Entry>,

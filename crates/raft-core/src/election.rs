@@ -146,9 +146,7 @@ impl Raft {
 
     /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1).
     fn may_campaign(&self) -> bool {
-        !self.retired
-            && !self.stopping
-            && self.configuration().1.is_voter(self.id)
+        !self.retired && !self.stopping && self.configuration().1.is_voter(self.id)
     }
 
     pub(crate) fn run_election_timers(&mut self) {

@@ -1,6 +1,8 @@
 //! The only way in and the only way out: [`Input`]s and [`Effect`]s.
 
-use crate::durable::{Persisted, Write};
+use std::sync::Arc;
+
+use crate::durable::{Persisted, SnapshotMeta, Write};
 use crate::entry::{Entry, Payload};
 use crate::ids::{Boot, ClusterId, Index, NodeId, Position, Term, Time};
 use crate::message::{Health, Message};
@@ -82,6 +84,20 @@ pub enum Input {
         /// "Yes, I lead this term", by that very id and boot. False: no, refused, or another one.
         leads: bool,
     },
+    /// A snapshot of this node's own state machine is complete and durable on its disk (§7, S4).
+    SnapshotTaken {
+        /// What it says.
+        snapshot: Arc<SnapshotMeta>,
+        /// Entries before this index take more room than the log may have, and are let go if the
+        /// snapshot covers them, whoever may still want them.
+        keep_from: Index,
+    },
+    /// A snapshot that was pulled ([`Effect::PullSnapshot`]) is complete, verified and durable on this
+    /// node's disk.
+    SnapshotReceived {
+        /// What it says.
+        snapshot: Arc<SnapshotMeta>,
+    },
     /// The state machine has applied everything up to here.
     Applied {
         /// The index.
@@ -154,6 +170,22 @@ pub enum Effect {
         to: Index,
         /// Stop after this many bytes.
         max_bytes: usize,
+    },
+    /// Fetch the leader's snapshot, verify it, make it durable, and answer with
+    /// [`Input::SnapshotReceived`]. Asked for again as long as the leader offers it: what is under way
+    /// goes on, and is resumed where it was cut.
+    PullSnapshot {
+        /// Who holds it.
+        from: NodeId,
+        /// The last entry that it covers.
+        position: Position,
+    },
+    /// The log has given way to this snapshot, durably: what is not in the state machine has to be
+    /// restored from it, session table and all (S4). Comes before the [`Effect::Committed`] that
+    /// follows from it.
+    SnapshotInstalled {
+        /// What it says.
+        snapshot: Arc<SnapshotMeta>,
     },
     /// Everything up to here is committed and durable in this node's own log: digest_commits may
     /// hand it to the state machine (D1).
@@ -311,6 +343,12 @@ pub enum Event {
     EntryConflict { from: Index, to: Index },
     /// RETRYAPPENDENTRY: the logs part; the leader looks further back.
     RetryAppendEntries { peer: NodeId, next_index: Index },
+    /// SNAPSHOT: a peer needs entries that are in the log no more.
+    SnapshotOffered { peer: NodeId, index: Index },
+    /// SNAPSHOT: this log gave way to a snapshot.
+    SnapshotInstalled { index: Index },
+    /// The log was cut off behind a snapshot.
+    Compacted { index: Index },
     /// MISMATCHTERM: somebody is behind.
     MismatchTerm {
         peer: NodeId,

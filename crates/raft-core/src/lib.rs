@@ -18,6 +18,7 @@
 //! | what a leader has, entries from clients | `leader` |
 //! | replication (§5.3) | `replication`, `progress`, `log` |
 //! | commit (§5.4.2) | `commits` |
+//! | log compaction (§7) | `snapshots` |
 //! | membership changes (§6; chapter 4) | [`configuration`], `reconfiguration`, [`reconciler`] |
 //! | reads (§6.4) | [`reads`] |
 //! | leadership transfer (§3.10) | `transfer` |
@@ -58,8 +59,7 @@
 //!
 //! ## What is left out
 //!
-//! Snapshots and log compaction, leases for reads (E4), witnesses, and the repair of a damaged log
-//! from peers (D6) are not here yet.
+//! Leases for reads (E4), witnesses, and the repair of a damaged log from peers (D6) are not here yet.
 
 pub mod configuration;
 pub mod durable;
@@ -81,10 +81,11 @@ mod progress;
 mod raft;
 mod reconfiguration;
 mod replication;
+mod snapshots;
 mod transfer;
 
 pub use configuration::Configuration;
-pub use durable::{HardState, Persisted, Recovered, Write};
+pub use durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
 pub use entry::{BadPayload, Command, Entry, Payload};
 pub use ids::{Boot, ClusterId, Index, NodeId, Position, Term, Time};
 pub use io::{Effect, Event, Input, MemberHint, PeerView, Proposal, Refusal, RequestId, RoleName};

@@ -1,19 +1,24 @@
-//! The log as the core sees it: every entry's term, and the newest entries themselves.
+//! The log as the core sees it: where it begins, every entry's term, and the newest entries themselves.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::configuration::{Configuration, Configurations};
-use crate::durable::Recovered;
+use crate::durable::{Recovered, SnapshotMeta};
 use crate::entry::{Entry, Payload};
 use crate::ids::{ClusterId, Index, Position, Term};
 
 /// The log in memory.
 ///
-/// Invariants: indices are contiguous from 1 to `last.index`; terms never fall (§5.3); `entries` are
-/// the newest ones, contiguous up to `last`; an entry leaves memory only once it is durable.
+/// Invariants: indices are contiguous behind `base` up to `last.index`; terms never fall (§5.3);
+/// `entries` are the newest ones, contiguous up to `last`; an entry leaves memory only once it is
+/// durable; what is at or before `base` is committed, and covered by `snapshot` (§7).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
+    /// Just before the first entry that is left.
+    base: Position,
+    /// The newest snapshot that this node's disk holds complete.
+    snapshot: Option<Arc<SnapshotMeta>>,
     /// First index and term of every run of entries of one term, in order.
     terms: Vec<(Index, Term)>,
     last: Position,
@@ -36,6 +41,8 @@ impl Log {
         }
         let first_in_memory = recovered.last.index + 1 - recovered.tail.len() as Index;
         Log {
+            base: recovered.base,
+            snapshot: recovered.snapshot.clone(),
             terms: recovered.terms.clone(),
             last: recovered.last,
             bytes: recovered.tail.iter().map(Entry::cost_bytes).sum(),
@@ -46,18 +53,24 @@ impl Log {
                     .tail
                     .iter()
                     .any(|entry| counts_as_content(&entry.payload)),
-            dissolved_at: recovered
-                .tail
-                .iter()
-                .find(|entry| entry.payload == Payload::Dissolve)
-                .map(|entry| entry.index),
-            last_log_time_ms: recovered.tail.last().map_or(0, |entry| entry.log_time_ms),
+            dissolved_at: recovered.dissolved_at,
+            last_log_time_ms: recovered.last_log_time_ms,
             entries: recovered.tail.iter().cloned().collect(),
         }
     }
 
     pub(crate) fn last(&self) -> Position {
         self.last
+    }
+
+    /// Just before the first entry that is left.
+    pub(crate) fn base(&self) -> Position {
+        self.base
+    }
+
+    /// The newest complete snapshot.
+    pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
+        self.snapshot.as_ref()
     }
 
     pub(crate) fn last_log_time_ms(&self) -> u64 {
@@ -73,12 +86,12 @@ impl Log {
         self.last.index + 1 - self.entries.len() as Index
     }
 
-    /// Term of the entry at `index`; 0 before the first, none beyond the last.
+    /// Term of the entry at `index`, that at the base included; none before it and beyond the last.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        if index == 0 {
-            return Some(0);
+        if index == self.base.index {
+            return Some(self.base.term);
         }
-        if index > self.last.index {
+        if index < self.base.index || index > self.last.index {
             return None;
         }
         let run = self.terms.partition_point(|(first, _)| *first <= index);
@@ -91,7 +104,8 @@ impl Log {
     }
 
     /// The last place at or before `limit.index` whose term is at most `limit.term`: nothing behind
-    /// it can agree with a log that has `limit.term` at `limit.index` (§5.3, the fast way back).
+    /// it can agree with a log that has `limit.term` at `limit.index` (§5.3, the fast way back). The
+    /// place before all entries, when that lies before the base: what was there is not known any more.
     pub(crate) fn last_possible_match(&self, limit: Position) -> Position {
         let mut index = limit.index.min(self.last.index);
         for (first, term) in self.terms.iter().rev() {
@@ -103,7 +117,11 @@ impl Log {
             }
             index = first - 1;
         }
-        Position::ZERO
+        if index >= self.base.index && self.base.term <= limit.term {
+            self.base
+        } else {
+            Position::ZERO
+        }
     }
 
     pub(crate) fn append(&mut self, entry: Entry) {
@@ -112,7 +130,7 @@ impl Log {
             entry.term >= self.last.term,
             "terms never fall along the log"
         );
-        if entry.term > self.last.term {
+        if entry.term > self.last.term || self.terms.is_empty() {
             self.terms.push((entry.index, entry.term));
         }
         self.last = entry.position();
@@ -142,6 +160,10 @@ impl Log {
     /// Drops everything from `index` on; configurations roll back with it (§6). Entries that are no
     /// longer in memory are never truncated here by a correct leader: they were durable and old.
     pub(crate) fn truncate_from(&mut self, index: Index) {
+        assert!(
+            index > self.base.index,
+            "what a snapshot covers is never truncated"
+        );
         while let Some(entry) = self.entries.back() {
             if entry.index < index {
                 break;
@@ -155,7 +177,7 @@ impl Log {
         let last_index = index - 1;
         self.last = Position {
             index: last_index,
-            term: self.terms.last().map_or(0, |(_, term)| *term),
+            term: self.terms.last().map_or(self.base.term, |(_, term)| *term),
         };
         self.configurations.truncate_from(index);
         if self.dissolved_at.is_some_and(|at| at >= index) {
@@ -164,6 +186,53 @@ impl Log {
         if last_index == 0 {
             self.cluster_id = None;
         }
+    }
+
+    /// A complete snapshot is on the disk, and its last entry is in this log.
+    pub(crate) fn set_snapshot(&mut self, snapshot: Arc<SnapshotMeta>) {
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Lets everything up to `index` go: a snapshot covers it (§7).
+    pub(crate) fn compact(&mut self, index: Index) {
+        let Some(term) = self.term_at(index) else {
+            return;
+        };
+        self.base = Position { index, term };
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.index <= index)
+        {
+            if let Some(entry) = self.entries.pop_front() {
+                self.bytes -= entry.cost_bytes();
+            }
+        }
+        let gone = self.terms.partition_point(|(first, _)| *first <= index + 1);
+        self.terms.drain(..gone.saturating_sub(1));
+        match self.terms.first_mut() {
+            _ if index == self.last.index => self.terms.clear(),
+            Some((first, _)) => *first = (*first).max(index + 1),
+            None => {}
+        }
+        self.configurations.forget_before(index);
+    }
+
+    /// The whole log gives way to a snapshot, and goes on behind it (§7, W2).
+    pub(crate) fn install(&mut self, snapshot: Arc<SnapshotMeta>) {
+        self.base = snapshot.position;
+        self.last = snapshot.position;
+        self.terms.clear();
+        self.entries.clear();
+        self.bytes = 0;
+        self.configurations = Configurations::default();
+        self.configurations
+            .append(snapshot.configuration_index, snapshot.configuration.clone());
+        self.cluster_id = Some(snapshot.cluster_id);
+        self.has_entries = true;
+        self.dissolved_at = None;
+        self.last_log_time_ms = self.last_log_time_ms.max(snapshot.log_time_ms);
+        self.snapshot = Some(snapshot);
     }
 
     /// Entries from `from` to `to` at most, until `max_bytes` are reached (but always one).

@@ -5,6 +5,7 @@
 //!   candidate ◀─ RequestVoteReply ── voter
 //!   leader ── AppendEntries ──▶ follower      (bulk stream; pipelined)
 //!   leader ◀─ AppendEntriesReply ── follower  (only of what is durable there)
+//!   leader ── InstallSnapshot ──▶ follower    (an offer: the follower pulls it; §7)
 //!   leader ── Heartbeat ──▶ everyone          (a stream of its own; carries commit, succession, round)
 //!   leader ◀─ HeartbeatReply ── everyone
 //!   leader ── TimeoutNow ──▶ heir             (leadership transfer, §3.10)
@@ -31,6 +32,15 @@ pub enum Message {
     AppendEntries(AppendEntries),
     /// What the follower has made durable, or where the logs part.
     AppendEntriesReply(AppendEntriesReply),
+    /// "What you lack is in no log any more, but I hold a snapshot up to here" (§7). It is an offer:
+    /// the bytes are pulled by the follower, beside all this, as often as it takes. It is answered
+    /// like an AppendEntries, once the follower has it or all that it covers.
+    InstallSnapshot {
+        /// The leader's term.
+        term: Term,
+        /// The last entry that the snapshot covers.
+        position: Position,
+    },
     /// "I lead": the paper's empty AppendEntries.
     Heartbeat(Heartbeat),
     /// "I follow".
@@ -179,7 +189,8 @@ impl Message {
             Message::AppendEntriesReply(message) => message.term,
             Message::Heartbeat(message) => message.term,
             Message::HeartbeatReply(message) => message.term,
-            Message::TimeoutNow { term, .. }
+            Message::InstallSnapshot { term, .. }
+            | Message::TimeoutNow { term, .. }
             | Message::ReadIndex { term, .. }
             | Message::ReadIndexReply { term, .. }
             | Message::HigherTerm { term } => *term,

@@ -28,6 +28,9 @@ pub struct Options {
     pub max_uncommitted_bytes: usize,
     /// Bytes of entries held in memory; older ones are fetched from the disk when a peer needs them.
     pub log_cache_bytes: usize,
+    /// Entries that are kept behind a snapshot, so that a peer that is a little behind needs no
+    /// snapshot.
+    pub snapshot_trailing_entries: u64,
     /// Committed entries that the state machine has not yet applied, beyond which clients are told
     /// OVERLOADED.
     pub max_unapplied_entries: u64,
@@ -61,6 +64,7 @@ impl Default for Options {
             max_uncommitted_entries: 16_384,
             max_uncommitted_bytes: 64 << 20,
             log_cache_bytes: 64 << 20,
+            snapshot_trailing_entries: 10_000,
             max_unapplied_entries: 100_000,
             voters: 5,
             min_voters: 3,

@@ -44,6 +44,11 @@ pub(crate) enum Mode {
         /// Sum of their bytes.
         bytes: usize,
     },
+    /// What it lacks is in the log no more: it pulls a snapshot (§7).
+    Snapshot {
+        /// The snapshot ends here.
+        index: Index,
+    },
 }
 
 impl Progress {
@@ -86,6 +91,7 @@ impl Progress {
         self.fetching.is_none()
             && match &self.mode {
                 Mode::Probe { awaiting } => awaiting.is_none(),
+                Mode::Snapshot { .. } => false,
                 Mode::Replicate { inflight, bytes } => {
                     inflight.len() < options.max_inflight_batches
                         && *bytes < options.max_inflight_bytes
@@ -96,6 +102,7 @@ impl Progress {
     pub(crate) fn sent(&mut self, last: Index, bytes: usize, now: Time) {
         match &mut self.mode {
             Mode::Probe { awaiting } => *awaiting = Some(now),
+            Mode::Snapshot { .. } => {}
             Mode::Replicate {
                 inflight,
                 bytes: total,
@@ -116,7 +123,7 @@ impl Progress {
         self.next_index = self.next_index.max(self.match_index + 1);
         self.last_progress = now;
         match &mut self.mode {
-            Mode::Probe { .. } => {
+            Mode::Probe { .. } | Mode::Snapshot { .. } => {
                 self.mode = Mode::Replicate {
                     inflight: VecDeque::new(),
                     bytes: 0,
@@ -139,6 +146,8 @@ impl Progress {
         let patience = options.heartbeat_interval * 2;
         match &self.mode {
             Mode::Probe { awaiting } => awaiting.is_some_and(|at| now.since(at) >= patience),
+            // The offer may be lost, and a newer snapshot may have taken its place.
+            Mode::Snapshot { .. } => now.since(self.last_progress) >= patience,
             Mode::Replicate { inflight, .. } => {
                 !inflight.is_empty() && now.since(self.last_progress) >= patience
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::configuration::Configuration;
 use crate::dice::Dice;
-use crate::durable::{HardState, Persisted, Recovered, Write};
+use crate::durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
 use crate::election::{Campaign, Following, Succession};
 use crate::entry::{Entry, Payload};
 use crate::ids::{Boot, ClusterId, Index, NodeId, Position, Term, Time};
@@ -39,6 +39,8 @@ pub struct Raft {
     pub(crate) commit_index: Index,
     committed_told: Index,
     pub(crate) applied_index: Index,
+    /// The log gives way to this snapshot as soon as the disk has done so.
+    pub(crate) installing: Option<Arc<SnapshotMeta>>,
     pub(crate) disk: DiskState,
     held: VecDeque<(u64, NodeId, Message)>,
     /// Peers that were asked again, and have not answered yet: they count for nothing meanwhile (D5).
@@ -115,6 +117,9 @@ impl Raft {
         seed: u64,
     ) -> Raft {
         let log = Log::new(&recovered);
+        // What a snapshot covers is committed (§7).
+        let covered = log.snapshot().map_or(0, |snapshot| snapshot.position.index);
+        let covered = covered.min(log.last().index);
         let mut raft = Raft {
             id,
             boot,
@@ -135,9 +140,10 @@ impl Raft {
             },
             log,
             role: Role::Follower,
-            commit_index: 0,
+            commit_index: covered,
             committed_told: 0,
-            applied_index: 0,
+            applied_index: covered,
+            installing: None,
             held: VecDeque::new(),
             suspects: BTreeMap::new(),
             following: Following::default(),
@@ -186,6 +192,11 @@ impl Raft {
                 term,
                 leads,
             } => self.on_probed(peer, boot, term, leads),
+            Input::SnapshotTaken {
+                snapshot,
+                keep_from,
+            } => self.on_snapshot_taken(snapshot, keep_from),
+            Input::SnapshotReceived { snapshot } => self.on_snapshot_received(snapshot),
             Input::Applied { index } => self.applied_index = self.applied_index.max(index),
             Input::StateMachineHealth { sick } => self.state_machine_sick = sick,
             Input::Stopping => self.stopping = true,
@@ -214,8 +225,7 @@ impl Raft {
         } else {
             Time::NEVER
         };
-        role.min(disk)
-            .min(self.follower_reads.next_deadline())
+        role.min(disk).min(self.follower_reads.next_deadline())
     }
 
     /// This node.
@@ -239,10 +249,10 @@ impl Raft {
     }
 
     /// What a Hello may claim of this disk (D5): the durable term, and where the durable log ends.
-    /// None for the moment in which a new term is being written: a log that gave way to the new
+    /// None for the moment in which a new term or a snapshot is being written: a log that gave way to the new
     /// leader's must never be told under the old term, where it would look like a loss.
     pub fn durable_claim(&self) -> Option<(Term, Index)> {
-        self.hard_state_is_durable()
+        (self.hard_state_is_durable() && self.installing.is_none())
             .then_some((self.hard.current_term, self.disk.durable_index))
     }
 
@@ -272,6 +282,34 @@ impl Raft {
     /// Durable in this node's own log up to here.
     pub fn durable_index(&self) -> Index {
         self.disk.durable_index
+    }
+
+    /// Just before the first entry of the log that is left: where a snapshot cut it off (§7).
+    pub fn base(&self) -> Position {
+        self.log.base()
+    }
+
+    /// The newest complete snapshot that this node's disk holds.
+    pub fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
+        self.log.snapshot()
+    }
+
+    /// What a snapshot says whose last entry is the one at `index`, of that log time. None unless the
+    /// entry is committed and in the log, or at its base.
+    pub fn snapshot_meta(&self, index: Index, log_time_ms: u64) -> Option<SnapshotMeta> {
+        // A cluster that has given way (F2) is about to be left: it must not be forgotten that it has.
+        if index > self.commit_index || self.log.dissolved_at.is_some() {
+            return None;
+        }
+        let term = self.log.term_at(index)?;
+        let (configuration_index, configuration) = self.log.configurations.as_of(index);
+        Some(SnapshotMeta {
+            position: Position { index, term },
+            cluster_id: self.log.cluster_id()?,
+            log_time_ms,
+            configuration_index,
+            configuration,
+        })
     }
 
     /// Where the log ends, durable or not.
@@ -358,7 +396,7 @@ impl Raft {
 
     // ---- what goes to the disk ----
 
-    fn pending_write(&mut self) -> &mut Write {
+    pub(crate) fn pending_write(&mut self) -> &mut Write {
         let disk = &mut self.disk;
         disk.pending.get_or_insert_with(|| {
             let sequence = disk.next_sequence;
@@ -367,8 +405,10 @@ impl Raft {
                 sequence,
                 generation: disk.generation,
                 hard_state: None,
+                install: None,
                 truncate_from: None,
                 entries: Vec::new(),
+                compact_to: None,
             }
         })
     }
@@ -423,6 +463,20 @@ impl Raft {
         );
     }
 
+    /// The log gives way to a snapshot (W2): a new generation, in which nothing is durable until the
+    /// disk says so (D2). Term and vote stay as they are.
+    pub(crate) fn install_snapshot(&mut self, snapshot: Arc<SnapshotMeta>) {
+        // One write installs first and appends afterwards, so what was pending goes first.
+        self.flush_write();
+        self.log.install(snapshot.clone());
+        self.disk.generation += 1;
+        self.disk.durable_index = 0;
+        let generation = self.disk.generation;
+        let write = self.pending_write();
+        write.generation = generation;
+        write.install = Some(snapshot);
+    }
+
     fn flush_write(&mut self) {
         if let Some(write) = self.disk.pending.take() {
             if self.disk.outstanding.is_empty() {
@@ -460,6 +514,7 @@ impl Raft {
         // D2: only a report of this generation, about an entry that is still the one in the log.
         if report.generation == self.disk.generation && self.log.matches(report.last) {
             self.disk.durable_index = self.disk.durable_index.max(report.last.index);
+            self.finish_install();
         }
         while let Some((sequence, _, _)) = self.held.front() {
             if *sequence > self.disk.persisted_sequence {
@@ -635,7 +690,10 @@ impl Raft {
             return self.on_older_term(from, &message);
         }
         if term > self.hard.current_term {
-            let leads = matches!(message, Message::AppendEntries(_) | Message::Heartbeat(_));
+            let leads = matches!(
+                message,
+                Message::AppendEntries(_) | Message::InstallSnapshot { .. } | Message::Heartbeat(_)
+            );
             // A leader's configuration is the latest: nobody outside it can depose it by a term.
             let stranger = matches!(self.role, Role::Leader(_)) && !self.others().contains(&from);
             if stranger && !leads {
@@ -658,6 +716,7 @@ impl Raft {
         match message {
             Message::AppendEntries(append) => self.on_append_entries(from, append),
             Message::AppendEntriesReply(reply) => self.on_append_entries_reply(from, &reply),
+            Message::InstallSnapshot { position, .. } => self.on_install_snapshot(from, position),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(from, &heartbeat),
             Message::HeartbeatReply(reply) => self.on_heartbeat_reply(from, &reply),
             Message::TimeoutNow { token, .. } => self.on_timeout_now(from, token),
@@ -675,7 +734,10 @@ impl Raft {
     fn on_older_term(&mut self, from: NodeId, message: &Message) {
         let asks = matches!(
             message,
-            Message::AppendEntries(_) | Message::Heartbeat(_) | Message::ReadIndex { .. }
+            Message::AppendEntries(_)
+                | Message::InstallSnapshot { .. }
+                | Message::Heartbeat(_)
+                | Message::ReadIndex { .. }
         );
         if asks {
             let (theirs, ours) = (message.term(), self.hard.current_term);

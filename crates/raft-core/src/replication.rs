@@ -37,6 +37,9 @@ impl Raft {
                 return;
             }
             let from = progress.next_index;
+            if from <= self.log.base().index {
+                return self.offer_snapshot(peer);
+            }
             match self.log.slice(from, last, max_bytes, max_entries) {
                 Some(entries) => self.send_entries(peer, from, entries),
                 None => {
@@ -50,6 +53,23 @@ impl Raft {
                 }
             }
         }
+    }
+
+    /// What the peer lacks is in the log no more (§7): it is told which snapshot to pull, again and
+    /// again while it is stuck.
+    fn offer_snapshot(&mut self, peer: NodeId) {
+        let (term, now) = (self.term(), self.now);
+        let Some(position) = self.log.snapshot().map(|snapshot| snapshot.position) else {
+            return;
+        };
+        let Some(progress) = self.leading().and_then(|l| l.progress.get_mut(&peer)) else {
+            return;
+        };
+        let index = position.index;
+        progress.mode = Mode::Snapshot { index };
+        progress.last_progress = now;
+        self.event(Event::SnapshotOffered { peer, index });
+        self.send(peer, Message::InstallSnapshot { term, position });
     }
 
     fn send_entries(&mut self, peer: NodeId, from: Index, entries: Vec<Entry>) {
@@ -163,6 +183,7 @@ impl Raft {
         let late = match &progress.mode {
             Mode::Probe { .. } => refused != progress.next_index - 1,
             Mode::Replicate { .. } => false,
+            Mode::Snapshot { .. } => true,
         };
         if refused < progress.match_index || late {
             return; // A late answer to something that was settled since.
@@ -225,7 +246,7 @@ impl Raft {
     }
 
     /// Two leaders in one term cannot be (§5.2): whoever claims it is not obeyed.
-    fn is_rival(&mut self, from: NodeId) -> bool {
+    pub(crate) fn is_rival(&mut self, from: NodeId) -> bool {
         let rival = match self.role {
             Role::Leader(_) => true,
             _ => self.leader().is_some_and(|leader| leader != from),
@@ -255,6 +276,10 @@ impl Raft {
             let what = "an AppendEntries with gaps or impossible terms";
             return self.event(Event::Nonsense { peer: from, what });
         }
+        let Some((previous, entries)) = self.behind_base(previous, entries) else {
+            let what = "an AppendEntries that contradicts what is settled";
+            return self.event(Event::Nonsense { peer: from, what });
+        };
         // Rule 2: refuse if the entry before the first one is not here with that term.
         if !self.log.matches(previous) {
             let outcome = AppendOutcome::Conflict {
@@ -300,6 +325,24 @@ impl Raft {
         self.follow_commit_index(commit_index);
         self.acknowledge_durable();
         self.ask_for_reads();
+    }
+
+    /// An AppendEntries without what a snapshot of this node covers: that is committed, and so the
+    /// same in the leader's log (§5.4.3). None: it is not the same there.
+    fn behind_base(
+        &self,
+        previous: Position,
+        mut entries: Vec<Entry>,
+    ) -> Option<(Position, Vec<Entry>)> {
+        let base = self.log.base();
+        if previous.index >= base.index {
+            return Some((previous, entries));
+        }
+        let covered = entries.partition_point(|entry| entry.index <= base.index);
+        let last_covered = entries.drain(..covered).next_back();
+        let contradicts = |entry: Entry| entry.index == base.index && entry.term != base.term;
+        // One that ends before the base proves as much as an empty one that begins there.
+        (!last_covered.is_some_and(contradicts)).then_some((base, entries))
     }
 
     /// Tells the leader what is durable here and matches its log. Said when it grows, and once for

@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::entry::{Command, Entry, Payload};
+use crate::entry::{BadPayload, Command, Entry, Payload, take_u8, take_u32, take_u64};
 use crate::ids::Index;
 
 /// Sessions that are kept. When one more is registered, the one that was idle for the longest
@@ -19,6 +19,32 @@ pub const MAX_SESSIONS: usize = 16_384;
 /// Outcomes that one session may have unacknowledged. Beyond, the oldest is forgotten, and its
 /// sequence counts as acknowledged. A constant for the same reason.
 pub const SESSION_WINDOW: usize = 256;
+
+/// The layout of [`SessionTable::encode`].
+const TABLE_VERSION: u8 = 1;
+
+/// These bytes are no session table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTable {
+    /// They end too early, or go on too long.
+    #[error("the session table has the wrong length")]
+    Length,
+    /// Another layout.
+    #[error("the session table has layout {0}: was it written by a newer version?")]
+    Version(u8),
+    /// More sessions, or outcomes of one, than a table has.
+    #[error("the session table has more sessions or outcomes than the limits allow")]
+    TooMany,
+    /// Two parts of it cannot both be true.
+    #[error("the session table contradicts itself")]
+    Contradiction,
+}
+
+impl From<BadPayload> for BadTable {
+    fn from(_: BadPayload) -> BadTable {
+        BadTable::Length
+    }
+}
 
 /// What the state machine said of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +68,27 @@ pub enum OutcomeKind {
     AlreadyApplied,
 }
 
+impl OutcomeKind {
+    fn code(self) -> u8 {
+        match self {
+            OutcomeKind::Ok => 1,
+            OutcomeKind::Rejected => 2,
+            OutcomeKind::NotFound => 3,
+            OutcomeKind::AlreadyApplied => 4,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<OutcomeKind> {
+        Some(match code {
+            1 => OutcomeKind::Ok,
+            2 => OutcomeKind::Rejected,
+            3 => OutcomeKind::NotFound,
+            4 => OutcomeKind::AlreadyApplied,
+            _ => return None,
+        })
+    }
+}
+
 /// Why an entry is not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum SessionRefusal {
@@ -58,7 +105,7 @@ pub enum SessionRefusal {
 pub enum Admission {
     /// Hand these bytes to the state machine, then [`SessionTable::record`] what it said.
     Execute(Bytes),
-    /// It was executed at an earlier index: this is what came of it.
+    /// It was executed at an earlier index, or skipped: this is what came of it.
     Duplicate(Outcome),
     /// It is not executed.
     Refused(SessionRefusal),
@@ -137,8 +184,10 @@ impl SessionTable {
         );
         self.applied_index = entry.index;
         match &entry.payload {
-            _ if self.skipped.contains(&entry.index) => Admission::Nothing(AppliedKind::Other),
-            Payload::Command(command) => self.admit_command(command, entry.index),
+            Payload::Command(command) => {
+                let skipped = self.skipped.remove(&entry.index);
+                self.admit_command(command, entry.index, skipped)
+            }
             Payload::RegisterSession => {
                 self.register(entry.index);
                 Admission::Nothing(AppliedKind::Registered {
@@ -168,20 +217,38 @@ impl SessionTable {
                 }
                 Admission::Nothing(AppliedKind::Other)
             }
-            Payload::Skip { index } => {
-                self.skipped.insert(*index);
-                Admission::Nothing(AppliedKind::Other)
-            }
-            Payload::Noop
+            // What it names was passed, or it would not have come to this one.
+            Payload::Skip { .. }
+            | Payload::Noop
             | Payload::Founding { .. }
             | Payload::Configuration(_)
             | Payload::Dissolve => Admission::Nothing(AppliedKind::Other),
         }
     }
 
-    fn admit_command(&mut self, command: &Command, index: Index) -> Admission {
+    /// An operator's [`Payload::Skip`] for the entry at `index` is committed: when that entry is
+    /// admitted it is not executed, and its outcome says so, to retries too (P5). To be told before:
+    /// the Skip stands behind the entry on which every state machine fails, so whoever applies must
+    /// look ahead for it. Nothing happens to an entry that was admitted, or that is no command.
+    pub fn skip(&mut self, index: Index) {
+        if index > self.applied_index {
+            self.skipped.insert(index);
+        }
+    }
+
+    fn admit_command(&mut self, command: &Command, index: Index, skipped: bool) -> Admission {
+        let outcome = || Outcome {
+            kind: OutcomeKind::Rejected,
+            data: Bytes::from(format!(
+                "entry {index} was skipped by an operator: it was not applied"
+            )),
+        };
         if command.session == 0 {
-            return Admission::Execute(command.bytes.clone());
+            return if skipped {
+                Admission::Duplicate(outcome())
+            } else {
+                Admission::Execute(command.bytes.clone())
+            };
         }
         if !self.touch(command.session, command.acked_below, index) {
             return Admission::Refused(SessionRefusal::Expired);
@@ -199,11 +266,16 @@ impl SessionTable {
             };
             return Admission::Duplicate(known.clone().unwrap_or(unknown));
         }
-        session.outcomes.insert(command.sequence, None);
+        session
+            .outcomes
+            .insert(command.sequence, skipped.then(outcome));
         while session.outcomes.len() > SESSION_WINDOW {
             if let Some((oldest, _)) = session.outcomes.pop_first() {
                 session.acked_below = session.acked_below.max(oldest + 1);
             }
+        }
+        if skipped {
+            return Admission::Duplicate(outcome());
         }
         Admission::Execute(command.bytes.clone())
     }
@@ -214,6 +286,92 @@ impl SessionTable {
             && let Some(kept) = session.outcomes.get_mut(&sequence)
         {
             *kept = Some(outcome);
+        }
+    }
+
+    /// The table as bytes, for a snapshot (S4): equal tables give equal bytes. Everything that was
+    /// admitted must be recorded; what is not counts as an outcome that is no longer known.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(TABLE_VERSION);
+        out.put_u64(self.applied_index);
+        out.put_u32(u32::try_from(self.sessions.len()).unwrap_or(u32::MAX));
+        for (id, session) in &self.sessions {
+            out.put_u64(*id);
+            out.put_u64(session.last_activity);
+            out.put_u64(session.acked_below);
+            out.put_u32(u32::try_from(session.outcomes.len()).unwrap_or(u32::MAX));
+            for (sequence, outcome) in &session.outcomes {
+                let (kind, data) = match outcome {
+                    Some(outcome) => (outcome.kind, &*outcome.data),
+                    None => (OutcomeKind::AlreadyApplied, &[][..]),
+                };
+                out.put_u64(*sequence);
+                out.put_u8(kind.code());
+                out.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+                out.put_slice(data);
+            }
+        }
+        out.freeze()
+    }
+
+    /// Reads a table back.
+    ///
+    /// # Errors
+    /// [`BadTable`] for anything that [`SessionTable::encode`] would not have written.
+    pub fn decode(mut bytes: Bytes) -> Result<SessionTable, BadTable> {
+        let bytes = &mut bytes;
+        let version = take_u8(bytes)?;
+        if version != TABLE_VERSION {
+            return Err(BadTable::Version(version));
+        }
+        let mut table = SessionTable {
+            applied_index: take_u64(bytes)?,
+            ..SessionTable::default()
+        };
+        let count = take_u32(bytes)?;
+        if count as usize > MAX_SESSIONS {
+            return Err(BadTable::TooMany);
+        }
+        for _ in 0..count {
+            let id = take_u64(bytes)?;
+            let mut session = Session {
+                last_activity: take_u64(bytes)?,
+                acked_below: take_u64(bytes)?,
+                outcomes: BTreeMap::new(),
+            };
+            let known = (1..=table.applied_index).contains(&id);
+            if !known || !(id..=table.applied_index).contains(&session.last_activity) {
+                return Err(BadTable::Contradiction);
+            }
+            let outcomes = take_u32(bytes)?;
+            if outcomes as usize > SESSION_WINDOW {
+                return Err(BadTable::TooMany);
+            }
+            for _ in 0..outcomes {
+                let sequence = take_u64(bytes)?;
+                let kind =
+                    OutcomeKind::from_code(take_u8(bytes)?).ok_or(BadTable::Contradiction)?;
+                let length = take_u32(bytes)? as usize;
+                if bytes.len() < length {
+                    return Err(BadTable::Length);
+                }
+                // Copied: a slice would hold all of the snapshot's head in memory.
+                let data = Bytes::copy_from_slice(&bytes.split_to(length));
+                let outcome = Outcome { kind, data };
+                if session.outcomes.insert(sequence, Some(outcome)).is_some() {
+                    return Err(BadTable::Contradiction);
+                }
+            }
+            table.by_activity.insert((session.last_activity, id));
+            if table.sessions.insert(id, session).is_some() {
+                return Err(BadTable::Contradiction);
+            }
+        }
+        if bytes.is_empty() {
+            Ok(table)
+        } else {
+            Err(BadTable::Length)
         }
     }
 

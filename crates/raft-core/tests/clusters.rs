@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use raft_core::{Event, Refusal, RoleName};
+use raft_core::{Event, Options, Refusal, RoleName};
 use world::{World, node};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -364,9 +364,9 @@ fn a_leader_with_a_hanging_disk_hands_over() {
 /// A follower that is further behind than memory reaches is fed from the disk.
 #[test]
 fn a_follower_far_behind_catches_up_from_the_disk() {
-    let options = raft_core::Options {
+    let options = Options {
         log_cache_bytes: 2_000,
-        ..raft_core::Options::default()
+        ..Options::default()
     };
     let mut world = World::cluster_with(11, 3, options);
     let leader = world.leader().unwrap();
@@ -398,7 +398,7 @@ fn chaos_by_seed() {
                 .unwrap_or(400),
         ),
     };
-    let mut totals = [0_usize; 5];
+    let mut totals = [0_usize; 7];
     for seed in first..first + count {
         let result = std::panic::catch_unwind(|| chaos(seed));
         match result {
@@ -414,10 +414,19 @@ fn chaos_by_seed() {
             }
         }
     }
-    let [acknowledged, reads, elections, truncations, changes] = totals;
+    let [
+        acknowledged,
+        reads,
+        elections,
+        truncations,
+        changes,
+        compactions,
+        installs,
+    ] = totals;
     println!(
         "{count} seeds: {acknowledged} acknowledged, {reads} reads, {elections} elections, \
-         {truncations} truncations, {changes} configurations"
+         {truncations} truncations, {changes} configurations, {compactions} compactions, {installs} \
+         snapshots installed"
     );
     if count > 1 {
         assert!(
@@ -427,12 +436,17 @@ fn chaos_by_seed() {
     }
 }
 
-fn chaos(seed: u64) -> [usize; 5] {
+fn chaos(seed: u64) -> [usize; 7] {
     let nodes = [3, 5, 4, 7][seed as usize % 4];
-    let mut world = World::cluster(seed, nodes);
+    let options = Options {
+        snapshot_trailing_entries: [0, 3, 20][seed as usize % 3],
+        log_cache_bytes: [64 << 20, 500][seed as usize % 2],
+        ..Options::default()
+    };
+    let mut world = World::cluster_with(seed, nodes, options);
     world.loss_percent = [0, 2, 10][seed as usize % 3];
     world.duplicate_percent = [0, 5][seed as usize % 2];
-    let ids: Vec<_> = world.nodes.keys().copied().collect();
+    let mut ids: Vec<_> = world.nodes.keys().copied().collect();
     for _ in 0..250 {
         let id = ids[world.dice.below(ids.len() as u64) as usize];
         let down = world
@@ -466,8 +480,19 @@ fn chaos(seed: u64) -> [usize; 5] {
                     world.leave(leader, id);
                 }
             }
-            32..=50 => {
+            32..=45 => {
                 world.read(id, SECOND);
+            }
+            46..=50 => {
+                let kept = world.dice.below(15);
+                world.take_snapshot(id, kept);
+            }
+            51 if ids.len() < 9 => {
+                // A newcomer: what it lacks may be in no log any more.
+                let newcomer = node(ids.len() as u64 + 1);
+                world.add(newcomer);
+                ids.push(newcomer);
+                world.tell_members();
             }
             _ => {
                 if let Some(leader) = world.leader() {
@@ -524,5 +549,7 @@ fn chaos(seed: u64) -> [usize; 5] {
         world.saw(|e| matches!(e, Event::BecameLeader { .. })),
         world.saw(|e| matches!(e, Event::EntryConflict { .. })),
         world.saw(|e| matches!(e, Event::ConfigurationAppended { .. })),
+        world.saw(|e| matches!(e, Event::Compacted { .. })),
+        world.installed,
     ]
 }

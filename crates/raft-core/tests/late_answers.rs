@@ -70,11 +70,12 @@ fn a_fetch_that_was_overtaken_does_not_wedge_the_peer() {
         from,
         entries,
     });
-    let goes_on = effects.iter().any(|effect| {
-        matches!(effect, Effect::Fetch { peer, from: 8, .. } if *peer == node(2))
-    }) || appends(&effects)
+    let goes_on = effects
         .iter()
-        .any(|(to, append)| *to == node(2) && append.previous.index == 7);
+        .any(|effect| matches!(effect, Effect::Fetch { peer, from: 8, .. } if *peer == node(2)))
+        || appends(&effects)
+            .iter()
+            .any(|(to, append)| *to == node(2) && append.previous.index == 7);
     assert!(goes_on, "nothing goes on for peer 2: {effects:?}");
 }
 
@@ -132,7 +133,11 @@ fn a_suspect_commits_nothing() {
     assert_eq!(challenges(&effects), 1);
     leader.put("x");
     leader.hear(2, ack(term, last + 1));
-    assert_eq!(leader.raft.commit_index(), last, "it may have lost what it acks");
+    assert_eq!(
+        leader.raft.commit_index(),
+        last,
+        "it may have lost what it acks"
+    );
     let effects = leader.settle(hello(2, 1, term, last + 1, true));
     assert!(!condemned(&effects));
     assert_eq!(leader.raft.commit_index(), last + 1);
@@ -149,7 +154,11 @@ fn the_condemned_commit_nothing() {
     leader.hear(2, ack(term, last + 1));
     assert_eq!(leader.raft.commit_index(), last);
     leader.hear(3, ack(term, last + 1));
-    assert_eq!(leader.raft.commit_index(), last + 1, "the healthy are enough");
+    assert_eq!(
+        leader.raft.commit_index(),
+        last + 1,
+        "the healthy are enough"
+    );
 }
 
 /// D5, R2: a suspect confirms no read either.
@@ -164,7 +173,10 @@ fn a_suspect_confirms_no_read() {
         deadline,
     });
     let round = heartbeats(&effects)[0].1.round;
-    assert_eq!(read_ready(&leader.hear(2, heartbeat_reply(term, round))), None);
+    assert_eq!(
+        read_ready(&leader.hear(2, heartbeat_reply(term, round))),
+        None
+    );
     let effects = leader.settle(hello(2, 1, term, last, true));
     assert_eq!(read_ready(&effects), Some((9, last)), "{effects:?}");
 }

@@ -1,4 +1,4 @@
-//! # Log, hard state and identity on a disk that is real or simulated
+//! # Log, hard state, snapshots and identity on a disk that is real or simulated
 //!
 //! What a node promised must survive a power cut; what it has lost it must notice. This crate keeps
 //! both sides of that for one node. It knows nothing of networks, terms or quorums.
@@ -8,18 +8,27 @@
 //! ```no_run
 //! # use std::sync::Arc;
 //! # use raft_disk::{Disk, DirectoryLock, DiskThread, Identity, LogStore, Options, RealDisk};
+//! # use raft_disk::{SnapshotOptions, SnapshotStore};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let (data, member) = (std::path::Path::new("/data"), None);
+//! # let (rows, format, sessions) = (vec![b"row"], String::new(), bytes::Bytes::new());
 //! let disk = RealDisk::open(data.join("raft"))?;            // makes the directory
 //! let lock = DirectoryLock::acquire(disk.directory())?;     // one daemon for one directory
 //! let disk: Arc<dyn Disk> = Arc::new(disk);
 //! let mut identity = Identity::open_or_create(disk.clone(), member)?;   // before the log
-//! let (store, recovered) = LogStore::open(disk, Options::default())?;
+//! let snapshots = SnapshotStore::open(disk.clone(), SnapshotOptions::default())?;
+//! let (store, recovered) = LogStore::open(disk, Options::default())?;   // finds the newest itself
 //! identity.settle(recovered.cluster_id)?;                   // identity and log belong together
 //! let boot = identity.next_boot()?;
 //! let (reader, used) = (store.reader(), store.usage());     // for peers that are behind; for limits
 //! let thread = DiskThread::spawn(store, |report| { /* Input::Persisted */ })?;
 //! // thread.submit(write)?; reader.read(from, to, max_bytes)?; identity.bind(cluster_id)?;
+//!
+//! # let Some(meta) = recovered.snapshot else { return Ok(()) };
+//! let mut writer = snapshots.begin(meta, format, sessions)?;            // on any thread
+//! for row in rows { writer.append(row)?; }
+//! let info = writer.finish()?;          // durable: Write::compact_to may name its last entry
+//! snapshots.retain(&[])?;               // older ones go
 //! # Ok(()) }
 //! ```
 //!
@@ -27,8 +36,11 @@
 //! |---|---|
 //! | [`Disk`], [`DiskFile`] | one directory of files: [`RealDisk`], [`SimDisk`] |
 //! | [`LogStore`] | `open`, `write` (a group, one sync), `reader`, `bytes_used` |
-//! | [`LogReader`] | `read(from, to, max_bytes)` from any thread, while the log is written to |
+//! | [`LogReader`] | `read(from, to, max_bytes)` from any thread, while the log is written to; `first`, `last`, `bytes_from`, `index_within` |
 //! | [`DiskThread`] | group commit: `submit` never waits; a report for each group; `shutdown` |
+//! | [`SnapshotStore`] | `begin`, `newest`, `reader`, `receive`, `retain`, from any thread |
+//! | [`SnapshotWriter`], [`SnapshotReader`] | a state machine's bytes in, and out again, chunk by chunk |
+//! | [`SnapshotReceiver`] | another node's file, with cuts in between |
 //! | [`Identity`] | node id, cluster, boot counter |
 //! | [`DirectoryLock`], [`retired`] | one daemon per directory; how a node changes its id |
 //!
@@ -50,6 +62,46 @@
 //! of a segment has a durable header and a durable first batch, and its predecessor is durable to the
 //! end. A file with the other name is no part of the log, and is removed when the log is opened.
 //!
+//! ## Snapshots
+//!
+//! A snapshot is one file beside the log, `snapshot-<index>-<term>`: what Raft must know in the place
+//! of the entries up to there ([`raft_core::SnapshotMeta`]), what the daemon keeps for its sessions,
+//! the bytes of the state machine in chunks, and an end that says that this is all. One chain of
+//! checksums goes through it. It is written under another name, synced as it grows (the log, on the
+//! same disk, must not wait behind gigabytes), and gets its name when all of it is durable. So a file
+//! of that name whose head and end belong together is a complete snapshot; these two are checked when
+//! the node starts, and the rest when it is read, chunk by chunk.
+//!
+//! **Compaction** (§7, S4). Segments at the beginning of the row whose entries a snapshot covers are
+//! removed, whole, after the write that says so ([`raft_core::Write::compact_to`]). What is needed of
+//! them later stands in the head of the segment that is then the first: the hard state, and where the
+//! log ended when it began, which is the *base*. They go one by one, the oldest first: whatever a crash
+//! leaves is an end of the row without a hole, and sound. The log checks for itself that a file which
+//! covers them is there. A segment that cannot be removed is told ([`LogReader::surplus`]), harms
+//! nothing, and waits for the next compaction, as do those behind it.
+//!
+//! **Install** (W2). A snapshot from elsewhere, of entries that the log lacks, takes the place of the
+//! whole log. The switch is one batch: a group that holds an install begins a new segment with a
+//! *reset*, the latest hard state, and what the group has behind the install. When the segment has
+//! its name, the log is the new one; before, it is the old one. Old segments go afterwards, again the
+//! oldest first, since the reset drops them whenever it is replayed behind them. Between the
+//! snapshot's rename and the reset a crash leaves the new snapshot beside the old log. The opening
+//! sees that the log does not hold the snapshot's last entry, and makes up for the reset, so that
+//! either both have happened or none.
+//!
+//! **What refuses to start.** A log that begins behind a base is nothing without a snapshot that
+//! covers the base: [`OpenError::WithoutSnapshot`] names what is missing. A damaged snapshot that the
+//! log does not need is ignored, and told ([`SnapshotStore::damaged`]). A snapshot of another cluster
+//! than the log's or than another snapshot's is refused.
+//!
+//! **Sending and receiving.** What is sent is the file as it is. Its position, length and checksum are
+//! the offer, and name the very file: another node's snapshot of the same entries may hold other
+//! bytes. A receiver writes to a file that bears the offer in its name, so that the same offer goes
+//! on where it was cut, even after a power cut: then the intact chunks are found by their checksums,
+//! and written once more (as with the log, what is read may be memory that was never stored). Another
+//! offer begins anew; there is never more than one partial file. At the end everything is checked
+//! before the file gets its name.
+//!
 //! ## Torn, or damaged
 //!
 //! After a power cut the last batch may be there in part. That is no loss: nobody was told of it, and
@@ -59,7 +111,8 @@
 //!
 //! * Each batch states up to where everything before it was durable when it was written. A bad
 //!   batch below what a later one states is damage. So is a bad header or first batch of a segment,
-//!   anything bad in a segment that has a successor, and a segment that is missing in the middle.
+//!   anything bad in a segment that has a successor, and a segment that is missing in the middle (or
+//!   at the beginning, where no snapshot covers it).
 //! * Anything else bad is behind all such statements: a torn tail. It is overwritten with zeros before
 //!   anything is appended, so that its remains cannot be read as something else later on.
 //! * Each batch names its segment's random generation, its own offset, and the checksum of the batch
@@ -94,14 +147,17 @@
 //! write, when a batch is written), before anything relies on the new bytes: the answer is
 //! [`WriteError::Full`], what was stored is safe, and the same write may be tried again when there is
 //! room. [`DiskThread`] does so every [`FULL_RETRY`], one write at a time, so that a vote may still
-//! fit where a large group does not.
+//! fit where a large group does not. A snapshot that finds no room leaves nothing behind, and may be
+//! taken again.
 //!
 //! ## Reading
 //!
 //! A [`LogReader`] finds entries by an index in memory: one place for every 64 KiB of log. It reads
 //! durable entries only, checks each record's own checksum, and looks at the index again when it is
 //! done: an entry that was truncated meanwhile is not returned. Bytes in a segment are never changed
-//! while the log is open, so readers and the writer share nothing else.
+//! while the log is open, so readers and the writer share nothing else. Before a segment is removed
+//! the index forgets it; who has it open reads on, and who comes too late to open it looks again, and
+//! finds that the log begins later.
 //!
 //! ## Limits
 //!
@@ -110,11 +166,17 @@
 //! [`MAX_GROUP_BYTES`] and one write more. Memory: the largest recent group, the index, and one piece
 //! of 1 MiB (or a whole batch, if larger) while the log is opened.
 //!
+//! A snapshot has chunks of at most [`SNAPSHOT_CHUNK_BYTES`], one of which is in memory at a time, and
+//! a head of at most [`MAX_SNAPSHOT_HEAD_BYTES`], which is in memory as a whole. How long a file is
+//! received, the caller says.
+//!
 //! ## What is left out
 //!
-//! Snapshots, and with them the removal of old segments: the whole log is kept (P3), and
-//! [`LogStore::bytes_used`] says how much that is. Repair of a damaged log from peers (D6):
-//! [`OpenError::Damaged`] says what it would begin with.
+//! When to take a snapshot, how much log to keep behind it for nodes that are behind, and which
+//! snapshots to keep: that is the daemon's to say. Without snapshots the whole log is kept (P3), and
+//! [`LogStore::bytes_used`] says how much that is. Damage in the middle of a snapshot is not looked
+//! for before somebody reads it. A whole snapshot is sent even to a node that has an older one. Repair
+//! of a damaged log from peers (D6): [`OpenError::Damaged`] says what it would begin with.
 
 mod catalog;
 mod disk;
@@ -124,9 +186,12 @@ mod lock;
 mod reader;
 mod real;
 mod recover;
+mod replay;
 pub mod retired;
+mod row;
 mod segment;
 pub mod sim;
+mod snapshot;
 mod store;
 mod thread;
 
@@ -137,6 +202,11 @@ pub use reader::{LogReader, ReadError};
 pub use real::RealDisk;
 pub use recover::OpenError;
 pub use sim::SimDisk;
+pub use snapshot::{
+    DamagedSnapshot, MAX_FORMAT_BYTES, MAX_SNAPSHOT_HEAD_BYTES, SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_SYNC_BYTES, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotOptions,
+    SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter,
+};
 pub use store::{LogStore, MIN_SEGMENT_BYTES, Options, SEGMENT_BYTES, WriteError};
 pub use thread::{
     DiskThread, FULL_RETRY, IDLE_MARK, MAX_GROUP_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_WRITES,

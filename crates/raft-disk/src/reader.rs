@@ -13,7 +13,7 @@ use crate::disk::{Disk, DiskFile, Doing, Failure};
 use crate::format::{self, BATCH_HEADER_BYTES, Flaw, Item, Record};
 use crate::segment::segment_name;
 
-/// A read that is overtaken by so many truncations comes back empty.
+/// A read that is overtaken by so many truncations or compactions comes back empty.
 const MOST_ATTEMPTS: usize = 16;
 
 /// Segments that readers hold open: a process has a limited number of open files.
@@ -25,7 +25,17 @@ pub(crate) struct Shared {
     pub disk: Arc<dyn Disk>,
     pub catalog: Mutex<Catalog>,
     pub bytes_used: Arc<AtomicU64>,
-    files: Mutex<BTreeMap<u64, Arc<dyn DiskFile>>>,
+    /// Why a segment that is not needed is still there.
+    pub surplus: Mutex<Option<String>>,
+    files: Mutex<OpenFiles>,
+}
+
+/// Segments that readers hold open.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    by_number: BTreeMap<u64, Arc<dyn DiskFile>>,
+    /// Those before this one are removed: to hold one open would keep its room taken.
+    lowest: u64,
 }
 
 impl Shared {
@@ -34,6 +44,7 @@ impl Shared {
             disk,
             catalog: Mutex::new(catalog),
             bytes_used: Arc::new(AtomicU64::new(bytes_used)),
+            surplus: Mutex::default(),
             files: Mutex::default(),
         }
     }
@@ -43,18 +54,43 @@ impl Shared {
     }
 
     fn file(&self, segment: u64) -> Result<Arc<dyn DiskFile>, Failure> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = files.get(&segment) {
+        if let Some(file) = self.files().by_number.get(&segment) {
             return Ok(file.clone());
         }
         let name = segment_name(segment);
         let file = self.disk.open(&name).doing("open", &*self.disk, &name)?;
-        if files.len() >= MOST_OPEN_FILES {
-            // Readers go forward, so the oldest is the one that is needed least.
-            files.pop_first();
+        let mut files = self.files();
+        if segment >= files.lowest {
+            if files.by_number.len() >= MOST_OPEN_FILES {
+                // Readers go forward, so the oldest is the one that is needed least.
+                files.by_number.pop_first();
+            }
+            files.by_number.insert(segment, file.clone());
         }
-        files.insert(segment, file.clone());
         Ok(file)
+    }
+
+    fn files(&self) -> MutexGuard<'_, OpenFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of all segments before this one. Whoever reads one just now may finish: the bytes
+    /// are there as long as somebody holds the file.
+    pub(crate) fn forget_before(&self, segment: u64) {
+        let mut files = self.files();
+        files.lowest = files.lowest.max(segment);
+        files.by_number = files.by_number.split_off(&segment);
+    }
+
+    pub(crate) fn note_surplus(&self, why: Option<String>) {
+        *self.surplus.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(crate) fn surplus(&self) -> Option<String> {
+        self.surplus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -85,10 +121,11 @@ pub struct LogReader {
 impl LogReader {
     /// The entries from `from` to `to`, both included: as many as are durable, contiguous from
     /// `from` on, and stopping before `max_bytes` are exceeded (a first entry larger than that
-    /// comes alone). Empty when `from` is not in the log.
+    /// comes alone). Empty when `from` is not in the log, and so when it is before
+    /// [`LogReader::first`]: a snapshot stands for such entries.
     ///
     /// An entry that was truncated before this was called is never returned, nor one that is
-    /// truncated meanwhile.
+    /// truncated meanwhile. One that is compacted away meanwhile may be returned, or not.
     ///
     /// # Errors
     /// [`ReadError`]: the entries are there, and cannot be read.
@@ -96,18 +133,54 @@ impl LogReader {
         let mut entries = Vec::new();
         for _ in 0..MOST_ATTEMPTS {
             entries.clear();
-            let truncations = self.shared.catalog().truncations;
-            self.read_once(from, to, max_bytes, &mut entries)?;
-            if self.shared.catalog().truncations == truncations {
-                return Ok(entries);
+            let before = self.changes();
+            let read = self.read_once(from, to, max_bytes, &mut entries);
+            let after = self.changes();
+            match read {
+                // What was read is still the log.
+                Ok(()) if after.0 == before.0 => return Ok(entries),
+                // Its file may be gone because nobody needs it any more.
+                Err(error) if after == before => return Err(error),
+                _ => {}
             }
         }
         Ok(Vec::new())
     }
 
-    /// The last index that can be read.
+    /// Truncations and compactions so far.
+    fn changes(&self) -> (u64, u64) {
+        let catalog = self.shared.catalog();
+        (catalog.truncations, catalog.compactions)
+    }
+
+    /// The first index that can be read: entries before it are covered by a snapshot. One past
+    /// [`LogReader::last`] when the log holds no entry.
+    pub fn first(&self) -> Index {
+        self.shared.catalog().first()
+    }
+
+    /// The last index that can be read; where the log begins when it holds no entry.
     pub fn last(&self) -> Index {
         self.shared.catalog().last()
+    }
+
+    /// Bytes of log from `index` on; of those in the same run of 64 KiB, the ones before it count as
+    /// well. What a node that is at `index` has to be sent.
+    pub fn bytes_from(&self, index: Index) -> u64 {
+        self.shared.catalog().bytes_from(index)
+    }
+
+    /// The lowest index from which on the log takes at most `bytes`, to a run of 64 KiB; one past
+    /// [`LogReader::last`] when there is none. What may be compacted if so much shall be kept.
+    pub fn index_within(&self, bytes: u64) -> Index {
+        self.shared.catalog().index_within(bytes)
+    }
+
+    /// Why segments that are not needed any more could not be removed the last time that it was
+    /// tried; `None` when all is well. They are tried again at the next compaction, and the log is
+    /// not harmed.
+    pub fn surplus(&self) -> Option<String> {
+        self.shared.surplus()
     }
 
     /// The newest entries, contiguous up to the last, that cost no more than `max_bytes`.
@@ -118,7 +191,12 @@ impl LogReader {
         while let Some(run) = self.find(last) {
             let mut entries = Vec::new();
             self.read_run(&run, run.first..=last, usize::MAX, &mut entries)?;
+            // A base that lies inside the run hides some of it.
+            let first = self.first();
             for entry in entries.into_iter().rev() {
+                if entry.index < first {
+                    break;
+                }
                 cost += entry.cost_bytes();
                 if cost > max_bytes {
                     newest_first.reverse();

@@ -8,12 +8,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{ClusterId, Configuration, HardState, Index, Payload, Position};
+use raft_core::{ClusterId, Index, Position, SnapshotMeta};
 
-use crate::catalog::{Catalog, Terms};
 use crate::disk::{Disk, DiskFile, Doing, Failure};
-use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, Record, SegmentHeader};
+use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, SegmentHeader};
+use crate::replay::Replay;
 use crate::segment::{is_half_made, segment_name, segment_number};
+use crate::snapshot::{self, Survey};
 
 /// Files are read in pieces of at least this many bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -49,6 +50,35 @@ pub enum OpenError {
         /// The file.
         path: String,
     },
+    /// The log begins behind entries that only a snapshot can stand for, and there is none that does.
+    /// Nothing was changed.
+    #[error(
+        "the log begins behind entry {base}, with {path}, and no complete snapshot covers what is \
+         missing: {found}. Restore a file snapshot-* of this node that covers entry {base} beside it \
+         (or the missing segments of the log), or remove the node's data directory and let it join as \
+         a new node"
+    )]
+    WithoutSnapshot {
+        /// The log's first segment.
+        path: String,
+        /// The last entry that must be covered.
+        base: Index,
+        /// What snapshots there are, for people.
+        found: String,
+    },
+    /// Snapshots, or a snapshot and the log, are of different clusters. Nothing was changed.
+    #[error(
+        "{path} is a snapshot of cluster {snapshot}, but the log (or another snapshot) beside it is of \
+         cluster {ours}. Put back the files that belong together"
+    )]
+    OtherCluster {
+        /// The snapshot's file.
+        path: String,
+        /// Its cluster.
+        snapshot: ClusterId,
+        /// The other one.
+        ours: ClusterId,
+    },
     /// The bytes are intact, but of a kind that this version does not know. Nothing was changed.
     #[error("{path} was written by another version of the program (at byte {offset}: {what})")]
     Unknown {
@@ -62,19 +92,6 @@ pub enum OpenError {
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] Failure),
-}
-
-/// What replaying a log yields.
-#[derive(Debug, Default)]
-pub(crate) struct Replay {
-    pub hard_state: HardState,
-    pub terms: Terms,
-    pub configurations: Vec<(Index, Arc<Configuration>)>,
-    pub cluster_id: Option<ClusterId>,
-    pub catalog: Catalog,
-    /// Bytes that the segments take on the disk.
-    pub bytes_used: u64,
-    pub current: Option<Current>,
 }
 
 /// The segment that is written to.
@@ -105,21 +122,28 @@ struct Segment {
     checksum: u32,
 }
 
-/// Reads a log; repairs its end. Only half-made files are removed before everything is read.
-pub(crate) fn recover(disk: &dyn Disk) -> Result<Replay, OpenError> {
+/// Reads a log, judges it together with the snapshots beside it, and repairs its end. Only half-made
+/// files are removed before everything is judged. Also returns the newest snapshot.
+pub(crate) fn recover(
+    shared: &Arc<dyn Disk>,
+) -> Result<(Replay, Option<Arc<SnapshotMeta>>), OpenError> {
+    let disk = &**shared;
     let mut numbers = Vec::new();
     let names = disk.list().doing("list the directory of", disk, "log")?;
-    for name in names {
-        if is_half_made(&name) {
-            disk.remove(&name).doing("remove", disk, &name)?;
-        } else if let Some(number) = segment_number(&name) {
+    for name in &names {
+        if is_half_made(name) {
+            disk.remove(name).doing("remove", disk, name)?;
+        } else if let Some(number) = segment_number(name) {
             numbers.push(number);
         }
     }
     numbers.sort_unstable();
+    let survey = snapshot::survey(shared, &names)?;
     let mut replay = Replay::default();
     let mut segment: Option<Segment> = None;
-    for (expected, number) in (1..).zip(numbers) {
+    // It may begin with any: those before were covered by a snapshot, which is judged below.
+    let first = numbers.first().copied().unwrap_or(1);
+    for (expected, number) in (first..).zip(numbers) {
         if number != expected {
             return Err(OpenError::Missing {
                 path: disk.path(&segment_name(expected)),
@@ -132,9 +156,14 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Replay, OpenError> {
         }
         segment = Some(next);
     }
+    let mut end = None;
     if let Some(last) = &segment {
-        let end = replay_segment(disk, last, None, &mut replay)?;
-        finish(disk, last, &end)?;
+        end = Some(replay_segment(disk, last, None, &mut replay)?);
+    }
+    replay.settle_base();
+    let snapshot = judge(disk, &mut replay, &survey, first)?;
+    if let (Some(last), Some(end)) = (&segment, &end) {
+        finish(disk, last, end)?;
         replay.current = Some(Current {
             number: last.header.number,
             name: last.name.clone(),
@@ -147,7 +176,48 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Replay, OpenError> {
             checksum: end.checksum,
         });
     }
-    Ok(replay)
+    Ok((replay, snapshot))
+}
+
+/// Whether log and snapshots belong together, and nothing is missing between them (S4). Returns the
+/// newest snapshot.
+fn judge(
+    disk: &dyn Disk,
+    replay: &mut Replay,
+    survey: &Survey,
+    first_segment: u64,
+) -> Result<Option<Arc<SnapshotMeta>>, OpenError> {
+    let newest = survey.complete.last().map(|newest| newest.meta.clone());
+    let ours = replay
+        .cluster_id
+        .or(newest.as_ref().map(|newest| newest.cluster_id));
+    for other in &survey.complete {
+        if let Some(ours) = ours
+            && other.meta.cluster_id != ours
+        {
+            return Err(OpenError::OtherCluster {
+                path: disk.path(&snapshot::snapshot_name(other.meta.position)),
+                snapshot: other.meta.cluster_id,
+                ours,
+            });
+        }
+    }
+    replay.cluster_id = ours;
+    let base = replay.terms.base.index;
+    let covered = newest.as_ref().map_or(0, |newest| newest.position.index);
+    if covered < base {
+        let mut found: Vec<String> = survey.damaged.iter().map(|d| d.to_string()).collect();
+        found.push(match covered {
+            0 => "there is no intact one".to_owned(),
+            covered => format!("the newest intact one ends with entry {covered}"),
+        });
+        return Err(OpenError::WithoutSnapshot {
+            path: disk.path(&segment_name(first_segment)),
+            base,
+            found: found.join("; "),
+        });
+    }
+    Ok(newest)
 }
 
 /// Opens a segment and reads its header. `intact` is where the log that was read so far ends.
@@ -219,15 +289,9 @@ fn replay_segment(
     let wrong = |replay: &Replay, offset, flaw| {
         verdict(disk, name, offset, replay.terms.last(), Flaw::Damaged(flaw))
     };
-    if header.last != replay.terms.last() {
-        return Err(wrong(
-            replay,
-            0,
-            "the segment does not begin where the log before it ends",
-        ));
-    }
-    replay.hard_state = header.hard_state.clone();
-    replay.bytes_used += segment.length;
+    replay
+        .begin(header, segment.length)
+        .map_err(|flaw| verdict(disk, name, 0, replay.terms.last(), flaw))?;
     let mut window = Window::new(segment);
     let mut end = End {
         end: *header_bytes,
@@ -251,7 +315,8 @@ fn replay_segment(
         }
         match read_batch(disk, &mut window, segment, &end)? {
             Ok((batch, checksum, body)) => {
-                replay_batch(header.number, &batch, &body, replay)
+                let first = end.end == *header_bytes;
+                replay_batch(header.number, first, &batch, &body, replay)
                     .map_err(|(at, flaw)| verdict(disk, name, at, replay.terms.last(), flaw))?;
                 end.end = batch.end();
                 end.synced = batch.synced;
@@ -306,6 +371,7 @@ fn read_batch(
 
 fn replay_batch(
     segment: u64,
+    first: bool,
     header: &BatchHeader,
     body: &Bytes,
     replay: &mut Replay,
@@ -316,10 +382,11 @@ fn replay_batch(
         let offset = start + at as u64;
         match format::item(body, at).map_err(|flaw| (offset, flaw))? {
             Item::Record(record, length) => {
+                let first = first && at == 0;
                 at += length;
                 let end = start + at as u64;
                 replay
-                    .apply(record, segment, offset, end)
+                    .apply(record, first, segment, offset, end)
                     .map_err(|flaw| (offset, flaw))?;
             }
             Item::Padding | Item::Batch => {
@@ -331,48 +398,6 @@ fn replay_batch(
         }
     }
     Ok(())
-}
-
-impl Replay {
-    fn apply(&mut self, record: Record, segment: u64, start: u64, end: u64) -> Result<(), Flaw> {
-        match record {
-            Record::HardState(hard_state) => self.hard_state = hard_state,
-            Record::Truncate(from) => {
-                self.catalog.truncate_from(from);
-                self.terms.truncate_from(from);
-                let kept = self
-                    .configurations
-                    .partition_point(|(index, _)| *index < from);
-                self.configurations.truncate(kept);
-                if from <= 1 {
-                    self.cluster_id = None;
-                }
-            }
-            Record::Entry(entry) => {
-                if entry.index != self.terms.last + 1 {
-                    return Err(Flaw::Damaged("an entry does not follow the one before"));
-                }
-                self.catalog.append(entry.index, segment, start, end);
-                self.terms.append(entry.position());
-                match entry.payload {
-                    Payload::Founding {
-                        cluster_id,
-                        founder,
-                        alone,
-                    } => {
-                        self.cluster_id = Some(cluster_id);
-                        let first = Arc::new(Configuration::founding(founder, alone));
-                        self.configurations.push((entry.index, first));
-                    }
-                    Payload::Configuration(configuration) => {
-                        self.configurations.push((entry.index, configuration));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What lies behind the last intact batch.
@@ -421,6 +446,8 @@ fn survey(
 /// * What no batch vouches for is written once more, as it is. A process that died, or whose sync
 ///   failed, may have left it in the page cache only, where it can count as clean: a mere sync
 ///   would store nothing (D7).
+/// * So are the names of segments and snapshots, after a process that died before it synced them.
+///   (Without a segment there is either no snapshot, or a reset behind it, which does the same.)
 fn finish(disk: &dyn Disk, segment: &Segment, end: &End) -> Result<(), OpenError> {
     let (file, name) = (&segment.file, &*segment.name);
     let zeros = vec![0; (end.dirty_end - end.end).min(READ_BYTES as u64) as usize];

@@ -48,6 +48,10 @@ pub enum Operation {
     SyncDir,
     /// [`DiskFile::read_at`].
     Read,
+    /// [`Disk::remove`].
+    Remove,
+    /// [`Disk::open`].
+    Open,
 }
 
 /// One failure to come.
@@ -511,6 +515,7 @@ impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         let id = state.file(name)?;
+        state.try_to(Operation::Open)?;
         Ok(Arc::new(SimFile {
             disk: self.clone(),
             id,
@@ -531,6 +536,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         state.file(name)?;
         state.writable()?;
+        state.try_to(Operation::Remove)?;
         state.change_name(NameChange::Remove(name.to_owned()));
         Ok(())
     }

@@ -1,15 +1,19 @@
 //! The writer: one group of writes, one batch, one sync.
 
+mod compaction;
+mod opening;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use raft_core::{ClusterId, HardState, Index, Payload, Persisted, Position, Recovered, Write};
+use raft_core::{ClusterId, HardState, Index, Payload, Persisted, Position, Write};
 
 use crate::catalog::Terms;
 use crate::disk::{Disk, DiskFile, Doing, Failure, is_full};
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, SegmentHeader};
-use crate::reader::{LogReader, ReadError, Shared};
-use crate::recover::{Current, OpenError, recover};
+use crate::reader::{LogReader, Shared};
+use crate::recover::Current;
+use crate::row::{Held, Row};
 use crate::segment::{LaidOut, Supplier, segment_name};
 
 /// Default of [`Options::segment_bytes`]: large enough that a change of segment is rare, small
@@ -30,7 +34,7 @@ const BLOCK_BYTES: u64 = 4096;
 pub struct Options {
     /// Size of a segment's file. A group of writes that is larger gets one of its own size.
     pub segment_bytes: u64,
-    /// Entries to hand out in [`Recovered::tail`], counted as [`raft_core::Entry::cost_bytes`].
+    /// Entries to hand out in [`raft_core::Recovered::tail`], counted as [`raft_core::Entry::cost_bytes`].
     pub tail_cache_bytes: usize,
     /// Whether a thread lays out the next segment ahead of need. A simulation, which must do the
     /// same in every run, says no.
@@ -69,6 +73,7 @@ pub struct LogStore {
     disk: Arc<dyn Disk>,
     supplier: Supplier,
     shared: Arc<Shared>,
+    row: Row,
     current: Option<Current>,
     terms: Terms,
     hard_state: HardState,
@@ -83,6 +88,7 @@ pub struct LogStore {
 /// What a group will have done to the catalog once it is durable; offsets are within the buffer.
 #[derive(Debug)]
 enum Staged {
+    Reset(Position),
     Truncate(Index),
     Entry {
         position: Position,
@@ -91,64 +97,25 @@ enum Staged {
     },
 }
 
-impl LogStore {
-    /// Opens the log on `disk`, or begins one. Reads all of it.
-    ///
-    /// A half-written group at its very end is dropped and overwritten. Everything else must be
-    /// intact.
-    ///
-    /// # Errors
-    /// [`OpenError`]; the log is then as it was.
-    pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(LogStore, Recovered), OpenError> {
-        let replay = recover(&*disk)?;
-        let bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
-        let supplier = Supplier::new(disk.clone(), bytes, options.lay_out_ahead).doing(
-            "start a thread for",
-            &*disk,
-            "log",
-        )?;
-        let shared = Arc::new(Shared::new(disk.clone(), replay.catalog, replay.bytes_used));
-        let store = LogStore {
-            disk,
-            supplier,
-            shared,
-            current: replay.current,
-            terms: replay.terms,
-            hard_state: replay.hard_state,
-            cluster_id: replay.cluster_id,
-            sequence: 0,
-            generation: 0,
-            poisoned: None,
-            buffer: Vec::new(),
-            staged: Vec::new(),
-        };
-        let tail = store
-            .reader()
-            .tail(options.tail_cache_bytes)
-            .map_err(|error| match error {
-                ReadError::Disk(failure) => OpenError::Disk(failure),
-                ReadError::Damaged { path, offset, what } => OpenError::Damaged {
-                    path,
-                    offset,
-                    what,
-                    intact: Position::ZERO,
-                },
-            })?;
-        let recovered = Recovered {
-            hard_state: store.hard_state.clone(),
-            cluster_id: store.cluster_id,
-            terms: store.terms.starts.clone(),
-            last: store.terms.last(),
-            configurations: replay.configurations,
-            tail,
-        };
-        Ok((store, recovered))
-    }
+/// A batch in the buffer, whose header is still to come.
+struct Batch {
+    records: u32,
+    /// Entries from here on are gone once it is stored.
+    hidden_from: Option<Index>,
+    /// It drops the log before it, and begins a segment of its own.
+    resets: bool,
+}
 
+impl LogStore {
     /// Stores a group of writes durably: all of it or nothing. When this returns, everything up to
     /// and including the last of them survives a power cut.
     ///
     /// The sequences must follow each other, from 1 after each opening.
+    ///
+    /// Segments that hold nothing but entries up to [`Write::compact_to`], or that an install has
+    /// dropped, are removed afterwards. That is a matter of room: if it fails the write has succeeded
+    /// nevertheless, [`LogReader::surplus`] says why, and it is tried again with the next such write.
+    /// Nothing goes that is not covered by a snapshot file on this disk (S4).
     ///
     /// # Errors
     /// See [`WriteError`] for what each leaves behind.
@@ -157,20 +124,8 @@ impl LogStore {
             return Err(WriteError::Poisoned(first.clone()));
         }
         self.check(writes)?;
-        let (records, hidden_from) = self.encode(writes);
-        if records > 0 {
-            if let Some(index) = hidden_from {
-                // Readers must not see an entry that the core holds to be gone, not even while the
-                // truncation is under way.
-                self.shared.catalog().truncate_from(index);
-            }
-            let offset = self.store_batch(records).inspect_err(|error| {
-                if let WriteError::Poisoned(failure) = error {
-                    self.poisoned = Some(failure.clone());
-                }
-            })?;
-            self.publish(offset, writes);
-        }
+        self.store(writes)?;
+        self.compact(writes);
         if let Some(last) = writes.last() {
             self.sequence = last.sequence;
             self.generation = last.generation;
@@ -183,6 +138,25 @@ impl LogStore {
             generation: self.generation,
             last: self.terms.last(),
         })
+    }
+
+    /// Stores a group that fits the log.
+    fn store(&mut self, writes: &[Write]) -> Result<(), WriteError> {
+        let batch = self.encode(writes);
+        if batch.records > 0 {
+            if let Some(index) = batch.hidden_from {
+                // Readers must not see an entry that the core holds to be gone, not even while the
+                // truncation is under way.
+                self.shared.catalog().truncate_from(index);
+            }
+            let offset = self.store_batch(&batch).inspect_err(|error| {
+                if let WriteError::Poisoned(failure) = error {
+                    self.poisoned = Some(failure.clone());
+                }
+            })?;
+            self.publish(offset, writes);
+        }
+        Ok(())
     }
 
     /// Notes in the log that everything so far is durable, without waiting for the disk: from then
@@ -227,7 +201,13 @@ impl LogStore {
         self.terms.last()
     }
 
-    /// The cluster that the log's first entry names; `None` before the founding entry is durable.
+    /// What stands just before the first entry: where the log was cut off behind a snapshot.
+    pub fn base(&self) -> Position {
+        self.terms.base
+    }
+
+    /// The cluster that the log's first entry names, or the snapshot that stands for it; `None`
+    /// before the founding entry is durable.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster_id
     }
@@ -244,6 +224,7 @@ impl LogStore {
     }
 
     fn check(&self, writes: &[Write]) -> Result<(), WriteError> {
+        let mut base = self.terms.base.index;
         let mut last = self.terms.last;
         let mut sequence = self.sequence;
         let mut bytes = 0usize;
@@ -254,9 +235,15 @@ impl LogStore {
                 let what = format!("write {found} comes where {sequence} is expected");
                 return Err(WriteError::Invalid(what));
             }
+            if let Some(meta) = &write.install {
+                self.check_install(meta, base)?;
+                base = meta.position.index;
+                last = base;
+            }
             if let Some(from) = write.truncate_from {
-                if from == 0 {
-                    return Err(WriteError::Invalid("a truncation from index 0".to_owned()));
+                if from <= base {
+                    let what = format!("a truncation from index {from} behind a base at {base}");
+                    return Err(WriteError::Invalid(what));
                 }
                 last = last.min(from - 1);
             }
@@ -279,19 +266,36 @@ impl LogStore {
         Ok(())
     }
 
-    /// Fills the buffer with a batch whose header is still to come. Returns how many records it has,
-    /// and the lowest index that is truncated.
-    fn encode(&mut self, writes: &[Write]) -> (u32, Option<Index>) {
+    /// Fills the buffer with a batch whose header is still to come.
+    ///
+    /// A group with an install in it is one batch as well: of what stands before the install, the
+    /// hard state alone is left.
+    fn encode(&mut self, writes: &[Write]) -> Batch {
         let LogStore { buffer, staged, .. } = self;
         buffer.clear();
         staged.clear();
         buffer.resize(BATCH_HEADER_BYTES, 0);
         let mut hard_states = 0;
+        let mut latest = None;
         let mut hidden_from: Option<Index> = None;
+        let mut resets = false;
         for write in writes {
             if let Some(hard_state) = &write.hard_state {
                 format::put_hard_state_record(buffer, hard_state);
                 hard_states += 1;
+                latest = Some(hard_state);
+            }
+            if let Some(meta) = &write.install {
+                buffer.truncate(BATCH_HEADER_BYTES);
+                staged.clear();
+                format::put_reset_record(buffer, meta.position, meta.log_time_ms);
+                staged.push(Staged::Reset(meta.position));
+                if let Some(hard_state) = latest {
+                    format::put_hard_state_record(buffer, hard_state);
+                    hard_states = 1;
+                }
+                hidden_from = Some(0);
+                resets = true;
             }
             if let Some(from) = write.truncate_from {
                 format::put_truncate_record(buffer, from);
@@ -312,14 +316,18 @@ impl LogStore {
         buffer.resize(buffer.len().next_multiple_of(format::ALIGNMENT as usize), 0);
         // Each record takes at least 17 bytes of a batch of at most 1 GiB.
         let records = u32::try_from(staged.len() + hard_states).unwrap_or(u32::MAX);
-        (records, hidden_from)
+        Batch {
+            records,
+            hidden_from,
+            resets,
+        }
     }
 
     /// Writes the batch in the buffer and returns where it lies in the current segment.
-    fn store_batch(&mut self, records: u32) -> Result<u64, WriteError> {
+    fn store_batch(&mut self, batch: &Batch) -> Result<u64, WriteError> {
         match &mut self.current {
-            Some(current) if current.has_room_for(&self.buffer) => {
-                let checksum = current.seal(&mut self.buffer, records);
+            Some(current) if current.has_room_for(&self.buffer) && !batch.resets => {
+                let checksum = current.seal(&mut self.buffer, batch.records);
                 let name = &*current.name;
                 // Nothing that is durable lies behind `end`: half a batch there is a torn tail, and
                 // the next one overwrites its beginning.
@@ -340,7 +348,7 @@ impl LogStore {
                 current.checksum = checksum;
                 Ok(offset)
             }
-            _ => self.begin_segment(records),
+            _ => self.begin_segment(batch.records),
         }
     }
 
@@ -419,6 +427,11 @@ impl LogStore {
 
         let name: Arc<str> = name.into();
         self.shared.bytes_used.fetch_add(bytes, Ordering::Relaxed);
+        self.row.push(Held {
+            number,
+            last: header.last.index,
+            bytes,
+        });
         let end = start.len() as u64;
         self.current = Some(Current {
             number,
@@ -440,6 +453,11 @@ impl LogStore {
         let mut catalog = self.shared.catalog();
         for staged in &self.staged {
             match *staged {
+                Staged::Reset(base) => {
+                    catalog.reset(base.index);
+                    self.terms.reset(base);
+                    self.row.keep_from(number);
+                }
                 Staged::Truncate(from) => {
                     catalog.truncate_from(from);
                     self.terms.truncate_from(from);
@@ -459,6 +477,9 @@ impl LogStore {
         for write in writes {
             if let Some(hard_state) = &write.hard_state {
                 self.hard_state.clone_from(hard_state);
+            }
+            if let Some(meta) = &write.install {
+                self.cluster_id = Some(meta.cluster_id);
             }
             if write.truncate_from.is_some_and(|from| from <= 1) {
                 self.cluster_id = None;

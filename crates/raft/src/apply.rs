@@ -3,22 +3,31 @@
 //!
 //! Every index goes to the state machine. The session table decides what goes as a command; the rest
 //! goes as an empty entry that only advances the applied index (P1). The table is a function of the
-//! log and is asked about every entry once, in order. While nothing of it is on disk, a daemon that
-//! starts walks the whole log again: the state machine answers what it has applied with the outcomes
-//! that it kept (S1).
+//! log and is asked about every entry once, in order. It is on disk as part of each snapshot: a daemon
+//! that starts walks the log behind its newest snapshot again, and the state machine answers what it
+//! has applied with the outcomes that it kept since (S1).
 //!
 //! An instance of the state machine that has applied less than this daemon saw applied (its memory
 //! was all it had, or its last transactions were not synced) gets the missing entries as they were
 //! sent the first time: which of them were commands is remembered, one bit per index. The table is
-//! not touched, since its outcomes stand already.
+//! not touched, since its outcomes stand already. What is missing before the newest snapshot comes out
+//! of that snapshot.
+//!
+//! | the state machine has applied | |
+//! |---|---|
+//! | less than the newest snapshot covers, or nothing | it is given the snapshot, and then the log |
+//! | as much, or more, and it is committed here | it is given what follows |
+//! | more than is known to be committed here | nothing, until that is known (P2) |
+//! | more than this node's log holds, or another term there | nothing: an alarm, and another look later |
+//!
+//! An entry on which the state machine fails again and again is found by sending the entries of the
+//! failed batch one by one. Nothing is ever left out but what an operator's Skip in the log names (P5).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use raft_core::sessions::{Admission, AppliedKind, Outcome, OutcomeKind, SessionRefusal};
-use raft_core::{Entry, Index, Payload, Position, SessionTable};
-use tokio::sync::mpsc;
+use raft_core::sessions::{Outcome, OutcomeKind};
+use raft_core::{Entry, Index, Payload, Position};
+use tokio::sync::{mpsc, oneshot};
 use wire::state_machine as pb;
 
 use crate::ask::Ask;
@@ -27,11 +36,20 @@ use crate::disk::Disk;
 use crate::limits::{QUARANTINE_INTERVAL, STATE_MACHINE_BACKOFF};
 use crate::say;
 use crate::shared::Shared;
+use crate::snapshots::{self, Snapshots, Taken};
 use crate::state_machine::{self, Connection, NoEpoch};
-use crate::waiters::{Answer, Waiters};
+use crate::waiters::Waiters;
+use crate::walk::Walk;
 
 /// Name of the alarm while the state machine cannot be used.
 const ALARM: &str = "state-machine";
+
+/// Name of the alarm while an entry cannot be applied.
+const POISON_ALARM: &str = "poison";
+
+/// So many attempts at one entry, alone, and it is called poison: a state machine that is killed from
+/// outside at just that moment does not fail so often.
+const POISON_ATTEMPTS: u32 = 3;
 
 /// See the module.
 pub struct Apply {
@@ -40,148 +58,23 @@ pub struct Apply {
     committed: Arc<Committed>,
     disk: Disk,
     waiters: Arc<Waiters>,
+    snapshots: Snapshots,
     walk: Walk,
+    trouble: Trouble,
     epochs: u32,
     /// What the core was told.
     sick: bool,
 }
 
-/// How far the log has been walked: the part that needs no I/O.
+/// What is known of entries on which the state machine failed.
 #[derive(Default)]
-struct Walk {
-    table: SessionTable,
-    /// For each index that the table was asked about: whether it went as a command.
-    commands: Bits,
-    /// Asked about, and not yet answered by the state machine.
-    admitted: BTreeMap<Index, Admitted>,
-    /// Everything up to here is answered, and its outcomes are in the table.
-    recorded: Index,
-}
-
-enum Admitted {
-    /// Goes as a command; its outcome is recorded under the session, unless that is 0.
-    Command { session: Index, sequence: u64 },
-    /// Settled without the state machine.
-    Settled(Answer),
-}
-
-/// One bit per index, from 1.
-#[derive(Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn set(&mut self, index: Index) {
-        let (word, bit) = Bits::place(index);
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= bit;
-    }
-
-    fn get(&self, index: Index) -> bool {
-        let (word, bit) = Bits::place(index);
-        self.0.get(word).is_some_and(|bits| bits & bit != 0)
-    }
-
-    fn place(index: Index) -> (usize, u64) {
-        (
-            usize::try_from(index / 64).unwrap_or(usize::MAX),
-            1 << (index % 64),
-        )
-    }
-}
-
-impl Walk {
-    /// Where an epoch begins whose instance has applied everything up to `applied`.
-    fn next_after(&self, applied: Index) -> Index {
-        applied.min(self.recorded) + 1
-    }
-
-    /// Turns entries into what is sent. Entries behind the first one that must wait for an outcome
-    /// of this very batch are left over.
-    fn admit(&mut self, mut entries: Vec<Entry>) -> (Vec<pb::Entry>, Vec<Position>, Vec<Entry>) {
-        let mut sent = Vec::with_capacity(entries.len());
-        let mut positions = Vec::with_capacity(entries.len());
-        let mut used = 0;
-        for entry in &entries {
-            if entry.index > self.table.applied_index() {
-                if self.table.must_wait(entry) {
-                    break;
-                }
-                self.admit_new(entry);
-            }
-            let command = match &entry.payload {
-                Payload::Command(command) if self.commands.get(entry.index) => {
-                    pb::entry::Payload::Command(command.bytes.clone())
-                }
-                _ => pb::entry::Payload::Empty(pb::Empty {}),
-            };
-            sent.push(pb::Entry {
-                index: entry.index,
-                term: entry.term,
-                log_time_ms: entry.log_time_ms,
-                payload: Some(command),
-            });
-            positions.push(entry.position());
-            used += 1;
-        }
-        let left = entries.split_off(used);
-        (sent, positions, left)
-    }
-
-    fn admit_new(&mut self, entry: &Entry) {
-        let position = entry.position();
-        let admitted = match self.table.admit(entry) {
-            Admission::Execute(_) => {
-                self.commands.set(entry.index);
-                match &entry.payload {
-                    Payload::Command(command) => Admitted::Command {
-                        session: command.session,
-                        sequence: command.sequence,
-                    },
-                    _ => Admitted::Command {
-                        session: 0,
-                        sequence: 0,
-                    },
-                }
-            }
-            Admission::Duplicate(outcome) => Admitted::Settled(Answer::Outcome(position, outcome)),
-            Admission::Refused(SessionRefusal::Expired) => {
-                Admitted::Settled(Answer::SessionExpired)
-            }
-            Admission::Refused(SessionRefusal::Stale) => Admitted::Settled(Answer::Stale),
-            Admission::Nothing(kind) => Admitted::Settled(match kind {
-                AppliedKind::Registered { .. } => Answer::Registered(position),
-                AppliedKind::KeptAlive => Answer::KeptAlive(position),
-                AppliedKind::KeepAliveExpired => Answer::SessionExpired,
-                AppliedKind::Other => {
-                    let outcome = Outcome {
-                        kind: OutcomeKind::Ok,
-                        data: Bytes::new(),
-                    };
-                    Answer::Outcome(position, outcome)
-                }
-            }),
-        };
-        self.admitted.insert(entry.index, admitted);
-    }
-
-    /// Takes note of an outcome. None: it was recorded before.
-    fn record(&mut self, position: Position, outcome: Outcome) -> Option<Answer> {
-        if position.index <= self.recorded {
-            return None;
-        }
-        self.recorded = position.index;
-        match self.admitted.remove(&position.index)? {
-            Admitted::Settled(answer) => Some(answer),
-            Admitted::Command { session, sequence } => {
-                if session != 0 {
-                    self.table.record(session, sequence, outcome.clone());
-                }
-                Some(Answer::Outcome(position, outcome))
-            }
-        }
-    }
+struct Trouble {
+    /// Entries up to here are sent one by one: a batch that held them failed.
+    one_by_one: Index,
+    /// The entry that failed alone, and how often in a row.
+    failed: (Index, u32),
+    /// The log was searched for a Skip of that entry up to here.
+    searched: Index,
 }
 
 impl Apply {
@@ -192,6 +85,7 @@ impl Apply {
         committed: Arc<Committed>,
         disk: Disk,
         waiters: Arc<Waiters>,
+        snapshots: Snapshots,
     ) -> Apply {
         Apply {
             shared,
@@ -199,7 +93,9 @@ impl Apply {
             committed,
             disk,
             waiters,
+            snapshots,
             walk: Walk::default(),
+            trouble: Trouble::default(),
             epochs: 0,
             sick: false,
         }
@@ -218,10 +114,16 @@ impl Apply {
         let Some(cluster) = cluster else { return };
         let mut failures = 0u32;
         loop {
+            if let Err(reason) = self.go_beyond_snapshot().await {
+                let sentence = format!("the newest snapshot cannot be used: {reason}");
+                self.closed(&sentence).await;
+                tokio::time::sleep(QUARANTINE_INTERVAL).await;
+                continue;
+            }
             self.epochs += 1;
             let epoch = state_machine::epoch_number(self.shared.boot, self.epochs);
             let opened = match state_machine::open(&self.shared, cluster, epoch).await {
-                Ok(connection) => self.compare(&connection).await.map(|()| connection),
+                Ok(connection) => self.level(connection).await,
                 Err(none) => Err(none),
             };
             let wait = match opened {
@@ -255,34 +157,81 @@ impl Apply {
         }
     }
 
+    /// Takes the walk up behind the newest snapshot, when that reaches beyond it: at the start, and when
+    /// the log gave way to the leader's.
+    async fn go_beyond_snapshot(&mut self) -> Result<(), String> {
+        let recorded = self.walk.recorded;
+        if let Some((walk, index)) = self.snapshots.walk_beyond(recorded).await? {
+            self.walk = walk;
+            self.waiters.passed(index);
+            self.shared.progress.set_recorded(index);
+        }
+        Ok(())
+    }
+
+    /// Brings a state machine to where the log can go on.
+    async fn level(&mut self, mut connection: Connection) -> Result<Connection, NoEpoch> {
+        self.compare(&connection).await?;
+        let applied = connection.hello.applied_index;
+        if applied >= self.walk.base() {
+            return Ok(connection);
+        }
+        let Some(newest) = self.snapshots.newest() else {
+            return Err(NoEpoch::Unreachable("the snapshot is gone".to_owned()));
+        };
+        let (base, format) = (self.walk.base(), &newest.format);
+        if !connection.hello.snapshot_formats.contains(format) {
+            return Err(NoEpoch::Quarantine(format!(
+                "it has applied {applied} entries, the entries up to {base} are only in a snapshot of \
+                 format {format:?}, and it reads {:?}. Start one that reads that format",
+                connection.hello.snapshot_formats
+            )));
+        }
+        let index = self
+            .snapshots
+            .restore(&mut connection)
+            .await
+            .map_err(|reason| NoEpoch::Unreachable(format!("it took no snapshot in: {reason}")))?;
+        say!(
+            info,
+            "RESTORE",
+            "the state machine had applied {applied}, and was given the snapshot as of {index}"
+        );
+        connection.hello.applied_index = index;
+        connection.hello.applied_term = newest.meta.position.term;
+        Ok(connection)
+    }
+
     /// Whether the state fits the log (P2).
     async fn compare(&self, connection: &Connection) -> Result<(), NoEpoch> {
         let (applied, term) = (
             connection.hello.applied_index,
             connection.hello.applied_term,
         );
-        if applied == 0 {
-            return Ok(());
+        if applied == 0 || applied < self.walk.base() {
+            return Ok(()); // What it has does not matter: it is given a snapshot.
         }
         // D1: this node's state machine only ever got what was durable in this node's log.
         let last = self.disk.last();
-        if applied > last {
+        if applied > last.max(self.walk.base()) {
             return Err(NoEpoch::Quarantine(format!(
                 "it has applied entry {applied}, and this node's log ends at {last}: waiting for the \
                  log, which must have lost entries or is another node's"
             )));
         }
-        let entries = self
-            .disk
-            .read(applied, applied, 1)
-            .await
-            .unwrap_or_default();
-        match entries.first() {
-            Some(entry) if entry.term == term => Ok(()),
-            Some(entry) => Err(NoEpoch::Quarantine(format!(
-                "it has applied entry {applied} of term {term}, and this node's log has term {} \
-                 there: its state is of another history. Give it an empty data directory",
-                entry.term
+        let covered = self.snapshots.newest().map(|newest| newest.meta.position);
+        let known = match covered.filter(|position| position.index == applied) {
+            Some(position) => Some(position.term),
+            None => {
+                let read = self.disk.read(applied, applied, 1).await;
+                read.unwrap_or_default().first().map(|entry| entry.term)
+            }
+        };
+        match known {
+            Some(known) if known == term => Ok(()),
+            Some(known) => Err(NoEpoch::Quarantine(format!(
+                "it has applied entry {applied} of term {term}, and this node's log has term {known} \
+                 there: its state is of another history. Give it an empty data directory"
             ))),
             None => Err(NoEpoch::Unreachable(format!(
                 "entry {applied} cannot be read to compare"
@@ -315,6 +264,15 @@ impl Apply {
                     Err(_) => return (moved_on, "the daemon stops".to_owned()),
                 },
             };
+            let floor = self.snapshots.floor();
+            if floor >= next {
+                return (
+                    moved_on,
+                    format!("a snapshot as of {floor} took the place of the log"),
+                );
+            }
+            self.walk.forget_up_to(floor);
+            self.look_for_skip(next, committed).await;
             let Some(entries) = self.entries(next, committed, &hello).await else {
                 tokio::time::sleep(STATE_MACHINE_BACKOFF.1).await;
                 continue;
@@ -335,18 +293,131 @@ impl Apply {
                 "DIGESTCOMMITS",
                 "{count} entries from {next}, committed up to {committed}"
             );
-            match connection.execute(sent).await {
+            match connection.execute(sent, floor).await {
                 Ok(reply) => self.applied(&positions, reply),
                 Err(reason) => {
-                    return (
-                        moved_on,
-                        format!("{reason} (entries {next} to {})", next + count as u64 - 1),
-                    );
+                    let last = next + count as u64 - 1;
+                    self.failed(next, last, &reason);
+                    return (moved_on, format!("{reason} (entries {next} to {last})"));
                 }
+            }
+            if self.trouble.failed.0 == next {
+                self.trouble.failed = (0, 0);
+                self.shared.alarm(POISON_ALARM, None);
             }
             moved_on = true;
             next += count as u64;
+            self.snapshot_if_due(&mut connection, next - 1).await;
         }
+    }
+
+    // ---- an entry that cannot be applied (P5) ----
+
+    /// The state machine failed, or died, over these entries.
+    fn failed(&mut self, first: Index, last: Index, reason: &str) {
+        let trouble = &mut self.trouble;
+        if last > first {
+            trouble.one_by_one = trouble.one_by_one.max(last);
+            return;
+        }
+        if trouble.failed.0 != first {
+            trouble.failed = (first, 0);
+            trouble.searched = first;
+        }
+        trouble.failed.1 = trouble.failed.1.saturating_add(1);
+        if trouble.failed.1 >= POISON_ATTEMPTS {
+            let sentence = format!(
+                "the state machine fails at entry {first}, and nothing behind it is applied: \
+                 {reason}. Correct the program, or have the entry left out for good with \
+                 `raft-client skip {first}`"
+            );
+            self.shared.alarm(POISON_ALARM, Some(sentence));
+        }
+    }
+
+    /// Whether an operator's Skip of the entry at `next`, which failed before, stands behind it.
+    async fn look_for_skip(&mut self, next: Index, committed: Index) {
+        if self.trouble.failed.0 != next {
+            return;
+        }
+        let wanted = Payload::Skip { index: next };
+        while self.trouble.searched < committed {
+            let from = self.trouble.searched + 1;
+            let max_bytes = self.shared.config.max_batch_bytes;
+            let read = self.disk.read(from, committed, max_bytes).await;
+            let entries = read.unwrap_or_default();
+            let Some(last) = entries.last() else { return };
+            self.trouble.searched = last.index;
+            if entries.iter().any(|entry| entry.payload == wanted) {
+                say!(
+                    warn,
+                    "SKIP",
+                    "entry {next} is left out: an operator's order"
+                );
+                self.walk.skip(next);
+                return;
+            }
+        }
+    }
+
+    // ---- snapshots ----
+
+    /// Asks the state machine for a snapshot of right now, if it is time for one. Only the first chunk is
+    /// waited for: it says of which index the state is.
+    async fn snapshot_if_due(&mut self, connection: &mut Connection, applied: Index) {
+        let settled = self.walk.is_settled() && self.walk.recorded == applied;
+        let Some(format) = connection.hello.snapshot_formats.first() else {
+            return;
+        };
+        if !settled || !self.snapshots.is_due(applied) {
+            return;
+        }
+        let format = format.clone();
+        match self.begin_snapshot(connection, applied, format).await {
+            Ok(taken) => self.snapshots.write(taken),
+            Err(reason) => self.snapshots.not_taken(&reason),
+        }
+    }
+
+    async fn begin_snapshot(
+        &mut self,
+        connection: &mut Connection,
+        applied: Index,
+        format: String,
+    ) -> Result<Taken, String> {
+        let (reply, told) = oneshot::channel();
+        let asked = Ask::SnapshotMeta {
+            index: applied,
+            log_time_ms: self.walk.log_time_ms,
+            reply,
+        };
+        self.inbox
+            .send(asked)
+            .await
+            .map_err(|_| "the daemon stops".to_owned())?;
+        let meta = told.await.ok().flatten();
+        let meta = meta.ok_or_else(|| format!("entry {applied} is not in the log"))?;
+        let request = pb::SnapshotRequest {
+            epoch: connection.epoch,
+            format: format.clone(),
+        };
+        let begun = async {
+            let mut rest = connection.client.snapshot(request).await?.into_inner();
+            let first = rest.message().await?;
+            Ok::<_, tonic::Status>((first, rest))
+        };
+        let (first, rest) = tokio::time::timeout(snapshots::BEGIN_DEADLINE, begun)
+            .await
+            .map_err(|_| "the state machine did not begin in time".to_owned())?
+            .map_err(|status| crate::net::status_line(&status))?;
+        let first = first.ok_or("the state machine sent nothing")?;
+        Ok(Taken {
+            meta,
+            format,
+            sessions: self.walk.table.encode(),
+            first,
+            rest,
+        })
     }
 
     /// The next batch: from memory, or from the disk.
@@ -362,6 +433,7 @@ impl Apply {
             _ => config.max_batch_bytes,
         };
         let max_entries = match hello.max_batch_entries {
+            _ if next <= self.trouble.one_by_one => 1,
             0 => config.max_batch_entries,
             theirs => config.max_batch_entries.min(theirs as usize),
         };
@@ -448,118 +520,4 @@ impl Apply {
 fn backoff(failures: u32) -> std::time::Duration {
     let (first, longest) = STATE_MACHINE_BACKOFF;
     first.saturating_mul(1 << failures.min(10)).min(longest)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use raft_core::Command;
-
-    fn command(index: Index, session: Index, sequence: u64) -> Entry {
-        let bytes = Bytes::from(format!("command {index}"));
-        let command = Command {
-            session,
-            sequence,
-            acked_below: 0,
-            bytes,
-        };
-        Entry {
-            index,
-            term: 1,
-            log_time_ms: 0,
-            payload: Payload::Command(command),
-        }
-    }
-
-    fn register(index: Index) -> Entry {
-        Entry {
-            index,
-            term: 1,
-            log_time_ms: 0,
-            payload: Payload::RegisterSession,
-        }
-    }
-
-    fn said(text: &str) -> Outcome {
-        Outcome {
-            kind: OutcomeKind::Ok,
-            data: Bytes::from(text.to_owned()),
-        }
-    }
-
-    fn is_command(entry: &pb::Entry) -> bool {
-        matches!(entry.payload, Some(pb::entry::Payload::Command(_)))
-    }
-
-    #[test]
-    fn a_retry_in_the_same_batch_waits_for_the_outcome_and_is_answered_with_it() {
-        let mut walk = Walk::default();
-        let entries = vec![
-            register(1),
-            command(2, 1, 1),
-            command(3, 1, 1),
-            command(4, 0, 0),
-        ];
-        let (sent, positions, left) = walk.admit(entries);
-        assert_eq!(
-            sent.iter().map(is_command).collect::<Vec<_>>(),
-            [false, true]
-        );
-        assert_eq!(left.len(), 2);
-        walk.record(positions[0], said("")).unwrap();
-        walk.record(positions[1], said("done")).unwrap();
-        let (sent, positions, left) = walk.admit(left);
-        assert_eq!(
-            sent.iter().map(is_command).collect::<Vec<_>>(),
-            [false, true]
-        );
-        assert!(left.is_empty());
-        let answer = walk.record(positions[0], said("ignored")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[0], said("done")));
-    }
-
-    #[test]
-    fn what_an_instance_lost_is_sent_as_it_was_and_the_table_is_not_asked_again() {
-        let log = vec![register(1), command(2, 1, 1), command(3, 1, 1)];
-        let mut walk = Walk::default();
-        for entry in &log {
-            let (_, positions, _) = walk.admit(vec![entry.clone()]);
-            walk.record(positions[0], said("first")).unwrap();
-        }
-        assert_eq!(walk.next_after(0), 1, "an empty instance gets everything");
-        assert_eq!(
-            walk.next_after(9),
-            4,
-            "one that is ahead goes on where the walk is"
-        );
-        let (sent, positions, left) = walk.admit(log);
-        assert!(left.is_empty());
-        assert_eq!(
-            sent.iter().map(is_command).collect::<Vec<_>>(),
-            [false, true, false]
-        );
-        for position in positions {
-            assert_eq!(walk.record(position, said("second")), None);
-        }
-        let (_, positions, _) = walk.admit(vec![command(4, 1, 1)]);
-        let answer = walk.record(positions[0], said("third")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[0], said("first")));
-    }
-
-    #[test]
-    fn a_batch_whose_epoch_failed_is_sent_again_as_it_was() {
-        let mut walk = Walk::default();
-        let log = vec![register(1), command(2, 1, 1)];
-        let (first, _, _) = walk.admit(log.clone());
-        // The epoch ended here: nothing was recorded, and the instance may have applied both.
-        let (again, positions, _) = walk.admit(log);
-        assert_eq!(first, again);
-        assert_eq!(
-            walk.record(positions[0], said("")),
-            Some(Answer::Registered(positions[0]))
-        );
-        let answer = walk.record(positions[1], said("kept")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[1], said("kept")));
-    }
 }

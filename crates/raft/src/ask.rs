@@ -1,10 +1,11 @@
 //! What the driver is asked or told: the inputs of the core, with whoever waits for the answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use raft_core::{
-    Boot, ClusterId, Entry, Index, MemberHint, Message, NodeId, Payload, PeerView, Refusal, Term,
-    Time,
+    Boot, ClusterId, Entry, Index, MemberHint, Message, NodeId, Payload, PeerView, Refusal,
+    SnapshotMeta, Term, Time,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -105,6 +106,27 @@ pub enum Ask {
     Transfer {
         /// To whom; none: the fittest.
         to: Option<NodeId>,
+    },
+    /// What a snapshot as of this index says to Raft (S4).
+    SnapshotMeta {
+        /// The last entry that is applied.
+        index: Index,
+        /// Its log time.
+        log_time_ms: u64,
+        /// None: the entry is not in the log any more.
+        reply: oneshot::Sender<Option<SnapshotMeta>>,
+    },
+    /// A snapshot of this node's state machine is complete.
+    SnapshotTaken {
+        /// What it says.
+        snapshot: Arc<SnapshotMeta>,
+        /// Entries before this take more room than they may.
+        keep_from: Index,
+    },
+    /// The leader's snapshot is complete here.
+    SnapshotReceived {
+        /// What it says.
+        snapshot: Arc<SnapshotMeta>,
     },
     /// What only the core knows, for Status.
     Inspect {

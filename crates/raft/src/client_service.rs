@@ -312,7 +312,7 @@ macro_rules! patience {
         })+
     };
 }
-patience!(PutEntryRequest, RegisterSessionRequest, KeepAliveRequest;
+patience!(PutEntryRequest, RegisterSessionRequest, KeepAliveRequest, SkipRequest;
           TransferLeadershipRequest, LeaveRequest);
 
 fn set_timeout(request: &mut impl Patience, left_ms: u32) {
@@ -423,6 +423,32 @@ impl Raft for ClientService {
             Ok(Response::new(pb::KeepAliveReply {
                 cluster_id: wire::id_bytes(cluster.0),
             }))
+        })
+    }
+
+    async fn skip(
+        &self,
+        request: Request<pb::SkipRequest>,
+    ) -> Result<Response<pb::SkipReply>, Status> {
+        let request = request.into_inner();
+        let deadline = self.deadline(request.timeout_ms);
+        self.check_cluster(&request.cluster_id, deadline).await?;
+        at_leader!(self, request, deadline, Broken::Retry, skip, {
+            let progress = &self.shared.progress;
+            let (index, recorded, commit) = (request.index, progress.recorded(), progress.commit());
+            if index <= recorded || index > commit {
+                let sentence = format!(
+                    "only an entry that is committed and not applied can be skipped: entries up to \
+                     {recorded} are applied here, and those up to {commit} are committed"
+                );
+                return self.refuse(ErrorKind::Invalid, &sentence);
+            }
+            match self.append(Payload::Skip { index }, deadline).await? {
+                Done::Outcome(position, _) | Done::Session(position) => {
+                    let index = position.index;
+                    Ok(Response::new(pb::SkipReply { index }))
+                }
+            }
         })
     }
 

@@ -139,6 +139,10 @@ pub fn to_wire(message: Message, encoded: &mut EncodedEntries) -> pb::PeerMessag
             state_machine_sick: m.health.state_machine_sick,
             stopping: m.health.stopping,
         }),
+        Message::InstallSnapshot { term, position } => Body::InstallSnapshot(pb::InstallSnapshot {
+            term,
+            position: self::position(position),
+        }),
         Message::TimeoutNow { term, token } => Body::TimeoutNow(pb::TimeoutNow {
             term,
             transfer_token: token,
@@ -221,6 +225,10 @@ pub fn from_wire(message: pb::PeerMessage) -> Result<Message, BadMessage> {
                 stopping: m.stopping,
             },
         }),
+        Body::InstallSnapshot(m) => Message::InstallSnapshot {
+            term: m.term,
+            position: take_position("InstallSnapshot.position", m.position)?,
+        },
         Body::TimeoutNow(m) => Message::TimeoutNow {
             term: m.term,
             token: m.transfer_token,
@@ -385,6 +393,10 @@ mod tests {
             health,
         }));
         round_trip(Message::TimeoutNow { term: 4, token: 9 });
+        round_trip(Message::InstallSnapshot {
+            term: 4,
+            position: Position { index: 8, term: 3 },
+        });
         round_trip(Message::ReadIndex { term: 4, ask: 9 });
         round_trip(Message::ReadIndexReply {
             term: 4,

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use config::Config;
 use raft_core::{ClusterId, Entry, Index, NodeId, Persisted, Position, Recovered, Write};
 use raft_disk::{
-    DirectoryLock, DiskThread, Identity, LogReader, LogStore, RealDisk, WriteError, retired,
+    DirectoryLock, DiskThread, Identity, LogReader, LogStore, RealDisk, SnapshotOptions,
+    SnapshotStore, WriteError, retired,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -89,6 +90,8 @@ pub struct Opened {
     pub store: LogStore,
     /// What it held.
     pub recovered: Recovered,
+    /// The snapshots beside it.
+    pub snapshots: SnapshotStore,
 }
 
 /// Opens identity and log, and counts this start. `member` is the id that the neighbour reports.
@@ -106,6 +109,7 @@ pub fn open(
         tail_cache_bytes: config.log_cache_bytes,
         lay_out_ahead: true,
     };
+    let snapshots = SnapshotStore::open(directory.disk.clone(), SnapshotOptions::default())?;
     let (store, recovered) = LogStore::open(directory.disk.clone(), options)?;
     identity.settle(recovered.cluster_id)?;
     identity.next_boot()?;
@@ -113,6 +117,7 @@ pub fn open(
         identity,
         store,
         recovered,
+        snapshots,
     })
 }
 
@@ -188,6 +193,21 @@ impl Disk {
     /// The last index that can be read.
     pub fn last(&self) -> Index {
         self.reader.last()
+    }
+
+    /// The first index that can be read.
+    pub fn first(&self) -> Index {
+        self.reader.first()
+    }
+
+    /// Bytes of the log from `index` on, more or less.
+    pub fn bytes_from(&self, index: Index) -> u64 {
+        self.reader.bytes_from(index)
+    }
+
+    /// The lowest index from which on the log takes at most so many bytes.
+    pub fn index_within(&self, bytes: u64) -> Index {
+        self.reader.index_within(bytes)
     }
 
     /// Binds the node to its cluster, on a thread that may block.

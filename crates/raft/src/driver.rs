@@ -30,6 +30,7 @@ use crate::probes;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Configurations, Ending, Shared, Standing};
+use crate::snapshots::Snapshots;
 use crate::waiters::{Answer, Waiters};
 
 /// What the driver needs to begin.
@@ -54,6 +55,8 @@ pub struct Parts {
     pub committed: Arc<Committed>,
     /// Whether the log may grow.
     pub room: Arc<Room>,
+    /// Pulls the leader's snapshot.
+    pub snapshots: Snapshots,
 }
 
 /// See the module.
@@ -235,6 +238,23 @@ impl Driver {
                 });
             }
             Ask::Members(members) => self.step(Input::Members(members)),
+            Ask::SnapshotMeta {
+                index,
+                log_time_ms,
+                reply,
+            } => {
+                let _ = reply.send(self.parts.raft.snapshot_meta(index, log_time_ms));
+            }
+            Ask::SnapshotTaken {
+                snapshot,
+                keep_from,
+            } => {
+                self.step(Input::SnapshotTaken {
+                    snapshot,
+                    keep_from,
+                });
+            }
+            Ask::SnapshotReceived { snapshot } => self.step(Input::SnapshotReceived { snapshot }),
             Ask::Stopping => self.step(Input::Stopping),
             Ask::StateMachineHealth { sick } => self.step(Input::StateMachineHealth { sick }),
             Ask::Found { cluster_id, alone } => self.step(Input::Found { cluster_id, alone }),
@@ -346,6 +366,14 @@ impl Driver {
                         .await;
                 });
             }
+            Effect::PullSnapshot { from, position } => self.parts.snapshots.pull(from, position),
+            // digest_commits finds it when it comes to what the log has no more.
+            Effect::SnapshotInstalled { snapshot } => say!(
+                info,
+                "SNAPSHOT",
+                "the log goes on behind the snapshot as of {}",
+                snapshot.position.index
+            ),
             Effect::Committed { index } => self.hand_out(index),
             Effect::Accepted { request, position } => self.accepted(request, position),
             Effect::Refused { request, reason } => {
@@ -446,6 +474,11 @@ impl Driver {
         let progress = &shared.progress;
         progress.set_commit(raft.commit_index());
         progress.set_last(raft.last().index);
+        progress.set_first(raft.base().index + 1);
+        progress.set_snapshot(
+            raft.snapshot()
+                .map_or(0, |snapshot| snapshot.position.index),
+        );
         progress.set_has_entries(raft.has_entries());
         shared.standing.send_if_modified(|published| {
             let changed = *published != standing;

@@ -172,6 +172,24 @@ fn log_rest(shared: &Shared, event: &Event) {
                 "{who} is in term {theirs}, this node in {ours}"
             );
         }
+        Event::SnapshotOffered { peer, index } => {
+            say!(
+                info,
+                "SNAPSHOT",
+                "{} is further behind than the log reaches: offering the snapshot as of {index}",
+                name(*peer)
+            );
+        }
+        Event::SnapshotInstalled { index } => {
+            say!(
+                info,
+                "SNAPSHOT",
+                "the log gives way to a snapshot as of {index}"
+            );
+        }
+        Event::Compacted { index } => {
+            say!(debug, "SNAPSHOT", "the log begins behind {index}");
+        }
         Event::ConfigurationFull { nodes, tombstones } => {
             say!(
                 warn,

@@ -101,6 +101,30 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(12);
 pub const STATE_MACHINE_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(20), Duration::from_secs(1));
 
+/// A snapshot that could not be taken is tried again after this.
+pub const SNAPSHOT_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The next part or chunk of a snapshot comes within this, or the transfer is cut.
+pub const SNAPSHOT_PART_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes of a snapshot in one message between peers.
+pub const SNAPSHOT_PART_BYTES: usize = 256 << 10;
+
+/// Parts or chunks of one snapshot that wait in memory.
+pub const SNAPSHOT_PARTS: usize = 4;
+
+/// Snapshots that are sent at the same time.
+pub const MAX_SNAPSHOT_STREAMS: usize = 4;
+
+/// The largest file of a snapshot that is accepted from a peer.
+pub const MAX_SNAPSHOT_BYTES: u64 = 1 << 40;
+
+/// A snapshot that a peer pulls is kept for so long after the last part, so that it can go on with it.
+pub const SNAPSHOT_SERVED: Duration = Duration::from_secs(60);
+
+/// A state machine takes longer to take a snapshot in: the attempt is given up.
+pub const RESTORE_DEADLINE: Duration = Duration::from_secs(600);
+
 /// Between two handshakes while the state machine is quarantined or must be waited for.
 pub const QUARANTINE_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -9,9 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use raft_core::{Boot, ClusterId, NodeId};
+use raft_core::{Boot, ClusterId, NodeId, Position};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::raft::peer_server::Peer;
 use wire::raft::{self as pb, ErrorDetail, ErrorKind, peer_message::Body};
@@ -24,6 +25,7 @@ use crate::peers::Lane;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Shared, locked};
+use crate::snapshots::Snapshots;
 
 /// Header of a refusal that the refused daemon acts on.
 pub const REFUSAL_HEADER: &str = "leeky-refusal";
@@ -38,6 +40,7 @@ pub struct PeerService {
     shared: Arc<Shared>,
     inbox: mpsc::Sender<Ask>,
     room: Arc<Room>,
+    snapshots: Snapshots,
     inbound_bytes: Arc<Semaphore>,
     streams: Arc<Streams>,
 }
@@ -84,14 +87,41 @@ struct Greeting {
 
 impl PeerService {
     /// Hands what it hears to `inbox`.
-    pub fn new(shared: Arc<Shared>, inbox: mpsc::Sender<Ask>, room: Arc<Room>) -> PeerService {
+    pub fn new(
+        shared: Arc<Shared>,
+        inbox: mpsc::Sender<Ask>,
+        room: Arc<Room>,
+        snapshots: Snapshots,
+    ) -> PeerService {
         PeerService {
             shared,
             inbox,
             room,
+            snapshots,
             inbound_bytes: Arc::new(Semaphore::new(INBOUND_BYTES)),
             streams: Arc::new(Streams::default()),
         }
+    }
+
+    /// Whether a question about snapshots means this node and its cluster.
+    fn meant_for_us(&self, request: &pb::SnapshotRequest) -> Result<(), Status> {
+        let invalid = |error: wire::BadId| Status::invalid_argument(error.to_string());
+        let node = wire::id_from_bytes("node_id", &request.node_id).map_err(invalid)?;
+        let cluster = wire::id_from_bytes("cluster_id", &request.cluster_id).map_err(invalid)?;
+        if self.shared.cluster_id() != Some(ClusterId(cluster)) {
+            return Err(other_cluster(
+                self.shared.cluster_id(),
+                Some(ClusterId(cluster)),
+            ));
+        }
+        if node != self.shared.id.0 {
+            let asked = NodeId(node);
+            return Err(Status::failed_precondition(format!(
+                "this is node {}, and node {asked} was asked",
+                self.shared.id
+            )));
+        }
+        Ok(())
     }
 
     /// Serves one stream, on a task of its own: when the connection breaks, the call itself is
@@ -127,6 +157,9 @@ impl PeerService {
             input,
         } = greeting;
         self.notice(peer, name, remote);
+        if let Some(cluster) = cluster {
+            self.shared.hear_cluster(cluster);
+        }
         let (serial, mut replaced) = self.streams.register(peer, lane, boot, cluster)?;
         let _ = self.inbox.send(input).await;
         let mut stopping = self.shared.stopping.subscribe();
@@ -494,6 +527,57 @@ impl Peer for PeerService {
             term: standing.term,
             leads,
         }))
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<pb::SnapshotOffer>, Status> {
+        let request = request.into_inner();
+        self.meant_for_us(&request)?;
+        let asked = request.position.map(|at| Position {
+            index: at.index,
+            term: at.term,
+        });
+        let snapshots = self.snapshots.clone();
+        let offer = tokio::task::spawn_blocking(move || snapshots.offer(asked));
+        let offer = offer
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .ok_or_else(|| Status::not_found("there is no snapshot here"))?;
+        Ok(Response::new(pb::SnapshotOffer {
+            position: Some(pb::Position {
+                index: offer.position.index,
+                term: offer.position.term,
+            }),
+            file_bytes: offer.file_bytes,
+            checksum: offer.checksum,
+        }))
+    }
+
+    type PullSnapshotStream = ReceiverStream<Result<pb::SnapshotPart, Status>>;
+
+    async fn pull_snapshot(
+        &self,
+        request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::PullSnapshotStream>, Status> {
+        let request = request.into_inner();
+        self.meant_for_us(&request)?;
+        let Some(at) = request.position else {
+            return Err(Status::invalid_argument("a pull names its position"));
+        };
+        let position = Position {
+            index: at.index,
+            term: at.term,
+        };
+        let snapshots = self.snapshots.clone();
+        let parts = tokio::task::spawn_blocking(move || {
+            snapshots.parts(position, request.checksum, request.offset)
+        });
+        let parts = parts
+            .await
+            .map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(parts))
     }
 
     async fn discover(

@@ -76,8 +76,8 @@ impl Room {
         let log = self.log_bytes();
         if log.saturating_add(bytes) > self.max_log_bytes {
             return Err(format!(
-                "the log has {log} bytes, and MaxLogBytes is {}: raise it, for this version keeps \
-                 the whole log",
+                "the log has {log} bytes, and MaxLogBytes is {}: it shrinks with the next snapshot, \
+                 if the state machine supports them; otherwise raise it",
                 self.max_log_bytes
             ));
         }

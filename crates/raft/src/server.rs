@@ -38,6 +38,7 @@ use crate::peer_service::PeerService;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Ending, Shared};
+use crate::snapshots::Snapshots;
 use crate::waiters::Waiters;
 
 /// Threads that run the daemon's tasks. None of them waits for anything, so two keep a small machine
@@ -45,7 +46,7 @@ use crate::waiters::Waiters;
 const WORKERS: usize = 2;
 
 /// Threads for what blocks: reading the log, the identity, the cache of addresses.
-const BLOCKING_THREADS: usize = 8;
+const BLOCKING_THREADS: usize = 16;
 
 /// What the daemon runs on.
 ///
@@ -151,6 +152,7 @@ impl Daemon {
             identity,
             store,
             recovered,
+            snapshots,
         } = opened;
         let (id, boot) = (identity.node_id(), identity.boot());
         logging::set_pid(id);
@@ -172,6 +174,7 @@ impl Daemon {
             began.elapsed().as_millis()
         );
         let (inbox, receiver) = mpsc::channel(INBOX);
+        let snapshots = Snapshots::new(snapshots, shared.clone(), inbox.clone(), disk.clone());
         let waiters = Arc::new(Waiters::default());
         let committed = Arc::new(Committed::default());
         let started = Instant::now();
@@ -194,6 +197,7 @@ impl Daemon {
             waiters: waiters.clone(),
             committed: committed.clone(),
             room: room.clone(),
+            snapshots: snapshots.clone(),
         });
         let apply = Apply::new(
             shared.clone(),
@@ -201,6 +205,7 @@ impl Daemon {
             committed,
             disk,
             waiters.clone(),
+            snapshots.clone(),
         );
         let view = spawn_tasks(&shared, &inbox, driver, apply);
         Ok(Daemon {
@@ -210,7 +215,7 @@ impl Daemon {
                 waiters,
                 view,
             )),
-            peers: PeerService::new(shared.clone(), inbox.clone(), room),
+            peers: PeerService::new(shared.clone(), inbox.clone(), room, snapshots),
             inbox,
             shared,
             _directory: directory,

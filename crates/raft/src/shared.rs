@@ -60,6 +60,8 @@ pub struct Progress {
     commit: AtomicU64,
     last: AtomicU64,
     durable: AtomicU64,
+    first: AtomicU64,
+    snapshot: AtomicU64,
     claim: Mutex<(Term, Index)>,
     recorded: AtomicU64,
     has_entries: AtomicBool,
@@ -88,6 +90,10 @@ gauge! {
     last, set_last;
     /// Where the durable log ends.
     durable, set_durable;
+    /// The first entry that is left in the log.
+    first, set_first;
+    /// The last entry that the newest snapshot covers.
+    snapshot, set_snapshot;
     /// Everything up to here was applied and its outcomes are in the session table.
     recorded, set_recorded;
 }
@@ -153,6 +159,8 @@ pub struct Shared {
     /// Counters and gauges for Prometheus.
     pub metrics: Metrics,
     log_cluster: Mutex<Option<ClusterId>>,
+    /// The cluster whose nodes speak to this one, before it has bound one (F4).
+    heard_cluster: Mutex<Option<ClusterId>>,
     configurations: Mutex<Configurations>,
     alarms: Mutex<BTreeMap<String, String>>,
     rolled_back: Mutex<BTreeSet<NodeId>>,
@@ -190,6 +198,7 @@ impl Shared {
             addresses,
             metrics: Metrics::default(),
             log_cluster: Mutex::default(),
+            heard_cluster: Mutex::default(),
             configurations: Mutex::default(),
             alarms: Mutex::default(),
             rolled_back: Mutex::default(),
@@ -257,6 +266,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// The cluster that was heard last. Provisional until it is bound (F4).
+    pub fn heard_cluster(&self) -> Option<ClusterId> {
+        *locked(&self.heard_cluster)
+    }
+
+    #[allow(missing_docs)]
+    pub fn hear_cluster(&self, cluster: ClusterId) {
+        *locked(&self.heard_cluster) = Some(cluster);
     }
 
     /// `peer` reports less than it once did: its streams are refused from now on (D5).

@@ -142,13 +142,16 @@ impl Connection {
     ///
     /// # Errors
     /// A sentence.
-    pub async fn execute(&mut self, entries: Vec<pb::Entry>) -> Result<pb::ExecuteReply, String> {
+    pub async fn execute(
+        &mut self,
+        entries: Vec<pb::Entry>,
+        results_floor: u64,
+    ) -> Result<pb::ExecuteReply, String> {
         let wanted: Vec<u64> = entries.iter().map(|entry| entry.index).collect();
         let last = wanted.last().copied().unwrap_or_default();
-        // No session checkpoint is on disk yet, so every outcome is still asked for (S1).
         let request = pb::ExecuteRequest {
             epoch: self.epoch,
-            results_floor: 0,
+            results_floor,
             entries,
         };
         let call = tokio::time::timeout(EXECUTE_DEADLINE, self.client.execute(request));

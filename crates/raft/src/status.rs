@@ -73,6 +73,8 @@ pub async fn status(shared: &Shared, inbox: &mpsc::Sender<Ask>, view: &View) -> 
         founding: locked(&shared.founding).clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state_machine: machine.title,
+        first_index: shared.progress.first(),
+        snapshot_index: shared.progress.snapshot(),
     }
 }
 

@@ -73,6 +73,18 @@ impl Waiters {
         }
     }
 
+    /// What stands up to `index` came with a snapshot: whether the entries that are waited for are among
+    /// it is not known.
+    pub fn passed(&self, index: Index) {
+        let unknown: Vec<Waiter> = locked(&self.by_position)
+            .extract_if(..(index + 1, 0), |_, _| true)
+            .map(|(_, waiter)| waiter)
+            .collect();
+        for waiter in unknown {
+            let _ = waiter.reply.send(Answer::Unknown);
+        }
+    }
+
     /// This node no longer leads. Whoever waits in a session for an entry beyond `committed` is told
     /// that its outcome is unknown, and asks again with the same sequence. The others may not ask
     /// again, so they wait on: the entry may still be committed, and then they learn it.

@@ -1,6 +1,8 @@
 //! The contract as plain code: epochs, order, duplicates and one transaction for everything. It
 //! knows nothing of gRPC or tasks, and is called by one caller at a time (`&mut self` is the lock).
 
+mod transfer;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use crate::{
     Durability, DurableStateMachine, Entry, Finish, Limits, Outcome, Snapshot, StorageError,
 };
 
+pub(crate) use transfer::{Restore, export};
+
 /// The version of the protocol that is spoken here.
 pub(crate) const PROTOCOL: u32 = 1;
 
@@ -23,6 +27,13 @@ pub(crate) struct Handshake {
     pub protocol_max: u32,
     pub binding: Binding,
     pub epoch: u64,
+}
+
+impl Handshake {
+    /// Whether both sides have a version of the protocol in common.
+    pub fn speaks_our_protocol(&self) -> bool {
+        (self.protocol_min..=self.protocol_max).contains(&PROTOCOL)
+    }
 }
 
 /// One entry of a batch; without a command only the applied index advances.
@@ -134,7 +145,7 @@ impl Engine {
             }
             .into());
         }
-        if !(call.protocol_min..=call.protocol_max).contains(&PROTOCOL) {
+        if !call.speaks_our_protocol() {
             let (min, max) = (call.protocol_min, call.protocol_max);
             return Err(Refusal::Protocol { min, max }.into());
         }
@@ -170,13 +181,7 @@ impl Engine {
 
     /// Applies what is new in a batch and recalls what is not: all of it, or nothing.
     pub fn execute(&mut self, batch: &Batch) -> Result<Vec<Applied>, Failure> {
-        if batch.epoch != self.epoch || self.epoch == 0 {
-            return Err(Refusal::StaleEpoch {
-                given: batch.epoch,
-                latest: self.epoch,
-            }
-            .into());
-        }
+        self.check_epoch(batch.epoch)?;
         let applied = self.header.applied_index;
         if let Some(first) = batch.entries.first()
             && first.entry.index.saturating_sub(1) > applied
@@ -201,20 +206,21 @@ impl Engine {
         Ok(outcomes)
     }
 
-    /// Makes everything so far outlive a crash. False: the disk has no room for it now.
-    pub fn sync(&mut self) -> Result<bool, StorageError> {
+    /// Makes everything so far outlive a crash, unless the disk has no room for it now: then the
+    /// storage's sentence about that comes back.
+    pub fn sync(&mut self) -> Result<Option<String>, StorageError> {
         if self.dirty {
             // Each batch was let in with more room than a sync may take, so that a sync is only held
             // back when somebody else has filled the disk since.
             let least = self.lazy_bytes - self.lazy_bytes / 4;
-            if self.machine.room_for(0, least).is_err() {
-                return Ok(false);
+            if let Err(no_room) = self.machine.room_for(0, least) {
+                return Ok(Some(no_room));
             }
             self.machine
                 .transact(Durability::Synced, &mut |_| Ok(Finish::Commit))?;
             self.all_is_synced();
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Whether the disk has room for what is not synced yet and for so much more.
@@ -390,10 +396,7 @@ pub(crate) fn query(
 ) -> Result<(u64, Outcome), Failure> {
     let mut answer = None;
     machine.read(&mut |snapshot| {
-        let header = match snapshot.record(HEADER_KEY)? {
-            Some(bytes) => Header::decode(&bytes)?,
-            None => Header::default(),
-        };
+        let header = Header::read(snapshot)?;
         answer = Some(
             match catch_unwind(AssertUnwindSafe(|| snapshot.query(query))) {
                 Ok(outcome) => Ok((header.applied_index, bounded(outcome?))),

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/machines/mod.rs"]
-mod machines;
+pub(crate) mod machines;
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,17 +18,17 @@ use crate::engine::{Applied, Batch, BatchEntry, Engine, Failure, Handshake};
 use crate::header::{Binding, Header, bound_node_id, decode_outcome, encode_outcome};
 use crate::{
     Durability, DurableStateMachine, Entry, Limits, Outcome, Refusal, SnapshotWork, StorageError,
-    TransactionWork, Volatile,
+    TransactionWork, TransferError, Volatile,
 };
 
-const CLUSTER: u128 = 0xc1;
-const NODE: u128 = 0xa1;
+pub(crate) const CLUSTER: u128 = 0xc1;
+pub(crate) const NODE: u128 = 0xa1;
 
-fn engine(machine: impl DurableStateMachine) -> Engine {
+pub(crate) fn engine(machine: impl DurableStateMachine) -> Engine {
     Engine::open(Arc::new(machine), Limits::default()).unwrap()
 }
 
-fn hello(epoch: u64) -> Handshake {
+pub(crate) fn hello(epoch: u64) -> Handshake {
     let binding = Binding {
         cluster_id: CLUSTER,
         node_id: NODE,
@@ -41,7 +42,7 @@ fn hello(epoch: u64) -> Handshake {
 }
 
 /// A batch in term 1 that begins at `first`; "" stands for an entry without a command.
-fn batch(epoch: u64, first: u64, commands: &[&str]) -> Batch {
+pub(crate) fn batch(epoch: u64, first: u64, commands: &[&str]) -> Batch {
     let entries = (first..).zip(commands).map(|(index, command)| BatchEntry {
         entry: Entry {
             index,
@@ -57,11 +58,11 @@ fn batch(epoch: u64, first: u64, commands: &[&str]) -> Batch {
     }
 }
 
-fn ok(text: &str) -> Applied {
+pub(crate) fn ok(text: &str) -> Applied {
     Applied::Outcome(Outcome::ok(text.to_owned()))
 }
 
-fn refusal<T: std::fmt::Debug>(result: Result<T, Failure>) -> Refusal {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, Failure>) -> Refusal {
     match result {
         Err(Failure::Refused(refusal)) => refusal,
         other => panic!("expected a refusal, found {other:?}"),
@@ -479,7 +480,7 @@ proptest! {
                     epoch += 1;
                     split.handshake(&hello(epoch)).unwrap();
                 }
-                1 => assert!(split.sync().unwrap()),
+                1 => assert_eq!(split.sync().unwrap(), None),
                 _ => {}
             }
             let applied = usize::try_from(split.header().applied_index).unwrap();
@@ -494,9 +495,9 @@ proptest! {
 
 /// A ledger whose disk has room for so many bytes of commands.
 #[derive(Clone)]
-struct Cramped {
-    ledger: Ledger,
-    room: Arc<AtomicU64>,
+pub(crate) struct Cramped {
+    pub ledger: Ledger,
+    pub room: Arc<AtomicU64>,
 }
 
 impl DurableStateMachine for Cramped {
@@ -522,6 +523,19 @@ impl DurableStateMachine for Cramped {
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError> {
         self.ledger.read(work)
     }
+
+    fn snapshot_formats(&self) -> &'static [&'static str] {
+        self.ledger.snapshot_formats()
+    }
+
+    fn import(
+        &self,
+        format: &str,
+        source: &mut dyn Read,
+        work: &mut TransactionWork<'_>,
+    ) -> Result<(), TransferError> {
+        self.ledger.import(format, source, work)
+    }
 }
 
 #[test]
@@ -543,7 +557,8 @@ fn a_full_disk_refuses_a_batch_and_the_machine_goes_on_when_there_is_room() {
     assert_eq!(full.reason(), "NO_ROOM");
     assert!(full.to_string().contains("the pretended disk is full"));
     assert_eq!(engine.header().applied_index, 5);
-    assert!(!engine.sync().unwrap(), "what is not synced waits");
+    let waits = engine.sync().unwrap();
+    assert_eq!(waits.as_deref(), Some("the pretended disk is full"));
     assert!(engine.dirty());
     room.store(100, Ordering::Relaxed);
     assert_eq!(
@@ -551,6 +566,6 @@ fn a_full_disk_refuses_a_batch_and_the_machine_goes_on_when_there_is_room() {
         [ok("21")],
         "the same batch again"
     );
-    assert!(engine.sync().unwrap());
+    assert_eq!(engine.sync().unwrap(), None);
     assert!(!engine.dirty());
 }

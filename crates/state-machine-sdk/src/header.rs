@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::{DurableStateMachine, Outcome, StorageError};
+use crate::{DurableStateMachine, Outcome, Snapshot, StorageError};
 
 /// The key of the header; outcomes have the keys from 1.
 pub(crate) const HEADER_KEY: u64 = 0;
@@ -97,12 +97,18 @@ impl Header {
     pub(crate) fn load(machine: &dyn DurableStateMachine) -> Result<Self, StorageError> {
         let mut header = Self::default();
         machine.read(&mut |snapshot| {
-            if let Some(bytes) = snapshot.record(HEADER_KEY)? {
-                header = Self::decode(&bytes)?;
-            }
+            header = Self::read(snapshot)?;
             Ok(())
         })?;
         Ok(header)
+    }
+
+    /// The header that stands beside the state of a snapshot.
+    pub(crate) fn read(snapshot: &dyn Snapshot) -> Result<Self, StorageError> {
+        match snapshot.record(HEADER_KEY)? {
+            Some(bytes) => Self::decode(&bytes),
+            None => Ok(Self::default()),
+        }
     }
 }
 

@@ -61,10 +61,13 @@
 //! [`Entry::log_time`]), no randomness, no address, no environment, no iteration order of a hash
 //! map. And a command that cannot be understood is an [`Outcome`], not a panic.
 //!
-//! # What is left out
+//! # Snapshots
 //!
-//! Snapshots: the calls answer UNIMPLEMENTED and no format is offered, so the daemon keeps its
-//! whole log.
+//! A machine that can write its state down, and read it back, spares its daemon the whole of the
+//! log: [`StateMachine::snapshot_formats`] or [`DurableStateMachine::snapshot_formats`] names the
+//! format, and two more functions write and read it. Without them the calls answer UNIMPLEMENTED,
+//! no format is offered, and the daemon keeps its whole log. The author writes and reads plain
+//! bytes; chunks, checksums, the index, epochs, and "all or nothing" are the crate's.
 
 // The machines of the tests are written against the crate's name, as an author's are.
 #[cfg(test)]
@@ -75,6 +78,7 @@ extern crate self as state_machine_sdk;
 #[doc = include_str!("../../../proto/README.md")]
 struct AuthorsGuide;
 
+mod chunks;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
@@ -83,17 +87,23 @@ mod limits;
 mod refusal;
 mod serve;
 mod service;
+#[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
 mod volatile;
 
 use std::fmt::Display;
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use limits::{
     EXECUTE_WAIT, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_OUTCOME_BYTES, MAX_QUERIES,
-    MAX_STREAMS, MAX_WAITING_QUERIES, MESSAGE_MARGIN_BYTES, QUERY_WAIT, SHUTDOWN_SYNC_WAIT,
-    SHUTDOWN_WAIT, SYNC_AFTER, SYNC_AFTER_BYTES, SYNC_AFTER_ENTRIES,
+    MAX_STREAMS, MAX_VOLATILE_SNAPSHOT_BYTES, MAX_WAITING_QUERIES, MESSAGE_MARGIN_BYTES,
+    QUERY_WAIT, RESTORE_ROOM_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT, SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_CHUNK_WAIT, SNAPSHOT_TURN_WAIT, SNAPSHOT_WAITING_CHUNKS, SYNC_AFTER, SYNC_AFTER_BYTES,
+    SYNC_AFTER_ENTRIES,
 };
 pub use refusal::{REASON_HEADER, Refusal};
 pub use serve::{Listen, ServeError, run, serve, termination};
@@ -163,6 +173,45 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Answers from the state and changes nothing. Queries run beside each other.
     fn query(&self, query: &[u8]) -> Outcome;
+
+    /// The names of the snapshot formats that it knows: it writes the first and reads them all.
+    /// None, as here: no snapshots, and the daemon keeps its whole log.
+    fn snapshot_formats(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The whole state in the first of its formats. No command runs meanwhile, so a state that
+    /// takes seconds to write down holds its clients up for as long.
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// A machine with the state that the bytes say. The one that is asked changes nothing: it goes
+    /// on as it was if this fails, and is replaced by the new one if not.
+    ///
+    /// # Errors
+    /// A sentence: why the bytes are no state in that format.
+    fn restore(&self, _format: &str, _bytes: &[u8]) -> Result<Self, String>
+    where
+        Self: Sized,
+    {
+        Err("snapshots are not supported".to_owned())
+    }
+}
+
+/// Why a state could not be written out or read in. An error of the stream needs no words of the
+/// author's (`?` is enough): the crate knows why its own stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The storage failed, which ends the machine.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The bytes could not be written, or read on, or ended too early.
+    #[error(transparent)]
+    Stream(#[from] io::Error),
+    /// The bytes are no state in their format, or the state cannot be written down. A sentence.
+    #[error("{0}")]
+    Content(String),
 }
 
 /// The storage failed, in its own words. It ends the machine: a handle whose commit failed may not
@@ -283,4 +332,49 @@ pub trait DurableStateMachine: Send + Sync + 'static {
     /// # Errors
     /// When the storage fails.
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError>;
+
+    /// The names of the snapshot formats that it knows: it writes the first and reads them all.
+    /// None, as here: no snapshots, and the daemon keeps its whole log.
+    fn snapshot_formats(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Runs `work` once, and first, on the state as of the latest commit, and then writes that very
+    /// state, without the crate's records, to `out` in the first of its formats. Transactions go on
+    /// meanwhile and change nothing of what is written. `out` may block for as long as its reader
+    /// is slow, so no lock that a transaction needs is held while it is written to. It takes small
+    /// writes well.
+    ///
+    /// # Errors
+    /// Those of `work` and of `out` as they are, and when the storage fails.
+    fn export(
+        &self,
+        _work: &mut SnapshotWork<'_>,
+        _out: &mut dyn Write,
+    ) -> Result<(), TransferError> {
+        Err(TransferError::Content(
+            "snapshots are not supported".to_owned(),
+        ))
+    }
+
+    /// Replaces the whole state by the one that `source` has in `format`, in one transaction:
+    /// removes the old state, reads the new one, runs `work` once in the transaction, and ends it
+    /// as `work` says, synced to disk. An error, and a crash at any moment, leave the old state as
+    /// it was. The crate's records are left to `work`. No other transaction is open meanwhile;
+    /// reads go on, and see the old state until the commit. The state may be larger than memory,
+    /// so what is read is not gathered there. What `source` has is a stranger's: it may be anything.
+    ///
+    /// # Errors
+    /// Those of `work` and of `source` as they are, [`TransferError::Content`] when the bytes are
+    /// no state in that format, and when the storage fails or cannot roll back.
+    fn import(
+        &self,
+        _format: &str,
+        _source: &mut dyn Read,
+        _work: &mut TransactionWork<'_>,
+    ) -> Result<(), TransferError> {
+        Err(TransferError::Content(
+            "snapshots are not supported".to_owned(),
+        ))
+    }
 }

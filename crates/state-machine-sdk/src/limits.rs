@@ -42,13 +42,34 @@ pub const SYNC_AFTER_ENTRIES: u64 = 65_536;
 /// Bytes of commands after which a commit is synced at once. It bounds how long that sync takes.
 pub const SYNC_AFTER_BYTES: u64 = 32 << 20;
 
+/// Bytes of one chunk of a snapshot, in either direction.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Chunks of a snapshot that wait for a slow reader; after that the state is not read on.
+pub const SNAPSHOT_WAITING_CHUNKS: usize = 4;
+
+/// How long one chunk of a snapshot may wait for its reader, and how long a restore waits for its
+/// next one. A reader that is gone must not hold the view of an old state for ever, nor a sender
+/// that is gone the lock.
+pub const SNAPSHOT_CHUNK_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a Snapshot waits for the one before it, which may be one that the daemon has just given
+/// up, to end. Then it is refused: one is sent at a time.
+pub const SNAPSHOT_TURN_WAIT: Duration = Duration::from_secs(1);
+
+/// Of the bytes of a restore, so many are reckoned not to be seen yet by who measures the disk.
+pub const RESTORE_ROOM_BYTES: u64 = 32 << 20;
+
+/// Bytes of a snapshot that a machine in memory reads: it needs them in one piece.
+pub const MAX_VOLATILE_SNAPSHOT_BYTES: u64 = 4 << 30;
+
 /// How long the calls that are open may take to end once the process is told to stop.
 pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// How long the last batch and the last sync may take after that.
 pub const SHUTDOWN_SYNC_WAIT: Duration = Duration::from_secs(5);
 
-/// What one Execute may carry; the daemon is told at the handshake.
+/// What one Execute may carry, which the daemon is told at the handshake, and some waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of commands. It must be no less than the largest entry that the daemon accepts.
@@ -59,6 +80,8 @@ pub struct Limits {
     pub sync_after: Duration,
     /// Entries after which a commit is synced at once.
     pub sync_after_entries: u64,
+    /// How long one chunk of a snapshot may wait, in either direction.
+    pub chunk_wait: Duration,
 }
 
 impl Default for Limits {
@@ -68,6 +91,7 @@ impl Default for Limits {
             max_batch_entries: MAX_BATCH_ENTRIES,
             sync_after: SYNC_AFTER,
             sync_after_entries: SYNC_AFTER_ENTRIES,
+            chunk_wait: SNAPSHOT_CHUNK_WAIT,
         }
     }
 }

@@ -116,7 +116,7 @@ pub enum Refusal {
     #[error("{0} queries are waiting: try again later")]
     Overloaded(usize),
     /// The disk has no room for the batch. Nothing of it was applied.
-    #[error("{0}. Free some space; nothing of this batch was applied, and it may be sent again")]
+    #[error("{0}. Free some space; nothing of this call was applied, and it may be sent again")]
     NoRoom(String),
     /// The author's code panicked. Nothing of the whole batch was applied.
     #[error(
@@ -143,9 +143,61 @@ pub enum Refusal {
          daemon keeps its whole log"
     )]
     NoSnapshots,
+    /// A snapshot is asked for, or comes, in a format that this machine does not write, or read.
+    #[error(
+        "the snapshot format {given:?} is unknown here; this state machine knows {known}: upgrade \
+         the older of the two"
+    )]
+    Format {
+        /// The format of the call.
+        given: String,
+        /// Those of the machine.
+        known: String,
+    },
+    /// Another snapshot of the same machine is on its way.
+    #[error("a snapshot is being sent already, and one is sent at a time: take that, or end it")]
+    SnapshotUnderWay,
+    /// The other side of a stream has not moved for as long as a chunk may wait.
+    #[error("the other side has not moved for {} s, so the stream was ended: {what}", waited.as_secs_f32())]
+    Slow {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        waited: std::time::Duration,
+    },
+    /// The other side of a stream is gone; nobody reads this.
+    #[error("the other side hung up")]
+    HungUp,
+    /// A snapshot that is not whole, is damaged, or is not understood. The old state stands.
+    #[error("the snapshot cannot be taken, and the state is as it was: {0}")]
+    BadSnapshot(String),
+    /// A snapshot of an earlier index than the state: a state never goes back.
+    #[error(
+        "the state is as of entry {applied} already, and a snapshot of entry {index} would take it \
+         back: go on with the entries after {applied}"
+    )]
+    Ahead {
+        /// The index of the snapshot.
+        index: u64,
+        /// The applied index.
+        applied: u64,
+    },
+    /// The author's code could not write a snapshot. The state is as it was.
+    #[error("the state machine could not write its snapshot: {0}")]
+    SnapshotFailed(String),
 }
 
+/// How much of a stranger's format name is shown back to it, in characters.
+const SHOWN_FORMAT_CHARACTERS: usize = 40;
+
 impl Refusal {
+    pub(crate) fn format(given: &str, known: &[&str]) -> Self {
+        Self::Format {
+            given: given.chars().take(SHOWN_FORMAT_CHARACTERS).collect(),
+            known: known.join(", "),
+        }
+    }
+
     /// The word of [`REASON_HEADER`].
     pub fn reason(&self) -> &'static str {
         match self {
@@ -165,6 +217,13 @@ impl Refusal {
             Self::Panicked { .. } | Self::QueryPanicked(_) => "PANICKED",
             Self::Stopping(_) => "STOPPING",
             Self::NoSnapshots => "NO_SNAPSHOTS",
+            Self::Format { .. } => "FORMAT",
+            Self::SnapshotUnderWay => "SNAPSHOT_UNDER_WAY",
+            Self::Slow { .. } => "SLOW",
+            Self::HungUp => "HUNG_UP",
+            Self::BadSnapshot(_) => "BAD_SNAPSHOT",
+            Self::Ahead { .. } => "AHEAD",
+            Self::SnapshotFailed(_) => "SNAPSHOT_FAILED",
         }
     }
 
@@ -175,11 +234,20 @@ impl Refusal {
             | Self::OtherCluster { .. }
             | Self::OtherNode { .. }
             | Self::OtherHistory { .. }
-            | Self::Protocol { .. } => Code::FailedPrecondition,
+            | Self::Protocol { .. }
+            | Self::Format { .. }
+            | Self::Ahead { .. } => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::TooLarge(_) | Self::Overloaded(_) | Self::NoRoom(_) => Code::ResourceExhausted,
-            Self::Behind { .. } | Self::Busy | Self::Stopping(_) => Code::Unavailable,
-            Self::Panicked { .. } | Self::QueryPanicked(_) => Code::Internal,
+            Self::Behind { .. } | Self::Busy | Self::Stopping(_) | Self::SnapshotUnderWay => {
+                Code::Unavailable
+            }
+            Self::Panicked { .. } | Self::QueryPanicked(_) | Self::SnapshotFailed(_) => {
+                Code::Internal
+            }
+            Self::Slow { .. } => Code::DeadlineExceeded,
+            Self::HungUp => Code::Cancelled,
+            Self::BadSnapshot(_) => Code::DataLoss,
             Self::NoSnapshots => Code::Unimplemented,
         }
     }

@@ -19,7 +19,10 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 use wire::state_machine::state_machine_server::StateMachineServer;
 
-use crate::limits::{Limits, MAX_STREAMS, MESSAGE_MARGIN_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT};
+use crate::limits::{
+    Limits, MAX_STREAMS, MESSAGE_MARGIN_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT,
+    SNAPSHOT_CHUNK_BYTES,
+};
 use crate::service::Service;
 use crate::{DurableStateMachine, StorageError};
 
@@ -115,6 +118,20 @@ pub enum ServeError {
         SHUTDOWN_SYNC_WAIT.as_secs()
     )]
     StillBusy,
+    /// The disk had no room for the last sync.
+    #[error(
+        "told to stop, and the last sync was refused, for {reason}. On disk is the state as of \
+         entry {durable_index}, and the entries after it up to {applied_index} will be applied \
+         again from the log"
+    )]
+    NotSynced {
+        /// The storage's own sentence.
+        reason: String,
+        /// What is on disk.
+        durable_index: u64,
+        /// What was applied.
+        applied_index: u64,
+    },
     /// The storage failed, or a machine in memory could not go on.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -157,8 +174,9 @@ pub fn run(machine: impl DurableStateMachine, listen: Listen) -> Result<(), Serv
 /// the server is gone. The standard gRPC health service answers beside it.
 ///
 /// # Errors
-/// [`ServeError::Listen`] when it cannot start; [`ServeError::Storage`] when the storage fails or
-/// a machine in memory panics. The machine must then not be served again by this process: exit with
+/// [`ServeError::Listen`] when it cannot start; [`ServeError::NotSynced`] and
+/// [`ServeError::StillBusy`] when it ended without a last sync; [`ServeError::Storage`] when the
+/// storage fails or a machine in memory panics. The machine must then not be served again by this process: exit with
 /// a code other than 0 and start anew.
 pub async fn serve(
     machine: impl DurableStateMachine,
@@ -172,8 +190,11 @@ pub async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<StateMachineServer<Service>>().await;
     let largest = usize::try_from(limits.max_batch_bytes).unwrap_or(usize::MAX);
-    let state_machine = StateMachineServer::new(service.clone())
-        .max_decoding_message_size(largest.saturating_add(MESSAGE_MARGIN_BYTES));
+    let state_machine = StateMachineServer::new(service.clone()).max_decoding_message_size(
+        largest
+            .max(SNAPSHOT_CHUNK_BYTES)
+            .saturating_add(MESSAGE_MARGIN_BYTES),
+    );
     let router = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .add_service(health_service)
@@ -204,7 +225,7 @@ pub async fn serve(
         "[STATEMACHINE] [ONLINE] {} {} on {listen}, at index {}, instance {:016x}",
         machine.name(),
         machine.version(),
-        service.header().await.applied_index,
+        service.indices().await.0,
         service.nonce()
     );
 
@@ -221,6 +242,7 @@ pub async fn serve(
     health
         .set_not_serving::<StateMachineServer<Service>>()
         .await;
+    service.end_transfers();
     // The receiver is gone only if the server is.
     let _ = stop.send(());
     if timeout(SHUTDOWN_WAIT, &mut server).await.is_err() {
@@ -237,16 +259,23 @@ pub async fn serve(
         );
     }
     if failure.is_none() {
-        // A failure of this sync is reported below like any other.
         let synced = timeout(SHUTDOWN_SYNC_WAIT, service.sync()).await;
-        synced.map_err(|_| ServeError::StillBusy)?.ok();
+        // A failure of this sync is reported below like any other.
+        if let Ok(Some(reason)) = synced.map_err(|_| ServeError::StillBusy)? {
+            let (applied_index, durable_index) = service.indices().await;
+            return Err(ServeError::NotSynced {
+                reason,
+                durable_index,
+                applied_index,
+            });
+        }
     }
     match failure.or_else(|| service.failed()) {
         Some(error) => Err(error.into()),
         None => {
             info!(
                 "[STATEMACHINE] [OFFLINE] at index {}",
-                service.header().await.applied_index
+                service.indices().await.0
             );
             Ok(())
         }

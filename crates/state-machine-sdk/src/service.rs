@@ -10,36 +10,54 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 use wire::state_machine as proto;
 use wire::state_machine::state_machine_server::StateMachine;
 
 use crate::engine::{self, Applied, Batch, BatchEntry, Engine, Failure, Handshake, PROTOCOL};
-use crate::header::{Binding, Header};
+use crate::header::Binding;
 use crate::limits::{EXECUTE_WAIT, Limits, MAX_QUERIES, MAX_WAITING_QUERIES, QUERY_WAIT};
 use crate::refusal::Refusal;
 use crate::{DurableStateMachine, Entry, Outcome, StorageError};
 
-/// What a query must know without waiting for the batch that is being applied.
+/// What a call must know without waiting for the batch that is being applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Progress {
-    epoch: u64,
-    applied_index: u64,
+pub(crate) struct Progress {
+    pub epoch: u64,
+    pub applied_index: u64,
+    binding: Option<Binding>,
+}
+
+impl Progress {
+    fn of(engine: &Engine) -> Self {
+        Self {
+            epoch: engine.epoch(),
+            applied_index: engine.header().applied_index,
+            binding: engine.header().binding,
+        }
+    }
 }
 
 /// A machine that can be asked over gRPC. Cheap to clone; all clones are the same machine.
 #[derive(Clone)]
 pub(crate) struct Service {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
-    machine: Arc<dyn DurableStateMachine>,
-    limits: Limits,
+pub(crate) struct Shared {
+    pub machine: Arc<dyn DurableStateMachine>,
+    pub limits: Limits,
     nonce: u64,
     engine: Arc<Mutex<Engine>>,
-    progress: watch::Sender<Progress>,
+    pub progress: watch::Sender<Progress>,
+    /// The largest epoch that a handshake waits to open: a restore makes room for it.
+    pub wanted: watch::Sender<u64>,
+    /// Set when the server is about to end: no snapshot goes on in either direction.
+    pub ending: watch::Sender<bool>,
+    /// One snapshot is sent at a time.
+    pub sending: Arc<Semaphore>,
     /// Why the machine may not be used any more; once set it stays.
     failed: watch::Sender<Option<StorageError>>,
     /// Rung when a lazy commit is the first since all was synced.
@@ -56,16 +74,16 @@ impl Service {
     ) -> Result<Self, StorageError> {
         let open = AssertUnwindSafe(|| Engine::open(machine.clone(), limits));
         let engine = catch_unwind(open).unwrap_or_else(|panic| Err(storage_panicked(&*panic)))?;
-        let progress = Progress {
-            epoch: 0,
-            applied_index: engine.header().applied_index,
-        };
+        let progress = Progress::of(&engine);
         let shared = Shared {
             machine,
             limits,
             nonce: rand::random(),
             engine: Arc::new(Mutex::new(engine)),
             progress: watch::Sender::new(progress),
+            wanted: watch::Sender::new(0),
+            ending: watch::Sender::new(false),
+            sending: Arc::new(Semaphore::new(1)),
             failed: watch::Sender::new(None),
             dirty: Notify::new(),
             queries_running: Semaphore::new(MAX_QUERIES),
@@ -80,8 +98,15 @@ impl Service {
         self.shared.nonce
     }
 
-    pub async fn header(&self) -> Header {
-        *self.shared.engine.lock().await.header()
+    /// The applied index, and what of it is on disk.
+    pub async fn indices(&self) -> (u64, u64) {
+        let engine = self.shared.engine.lock().await;
+        (engine.header().applied_index, engine.durable_index())
+    }
+
+    /// Ends the snapshots that are under way: whoever sends or awaits one is told.
+    pub fn end_transfers(&self) {
+        self.shared.ending.send_replace(true);
     }
 
     /// Why the machine has failed, if it has.
@@ -111,22 +136,23 @@ impl Service {
             loop {
                 tokio::time::sleep(self.shared.limits.sync_after).await;
                 match self.sync().await {
-                    Ok(true) => break,
-                    Ok(false) => {}
+                    Ok(None) => break,
+                    Ok(Some(_no_room)) => {}
                     Err(_) => return,
                 }
             }
         }
     }
 
-    /// Makes everything so far outlive a crash. False: the disk has no room for it now.
-    pub async fn sync(&self) -> Result<bool, Status> {
+    /// Makes everything so far outlive a crash, unless the disk has no room for it now, about which
+    /// a sentence comes back.
+    pub async fn sync(&self) -> Result<Option<String>, Status> {
         let engine = self.shared.engine.clone().lock_owned().await;
         self.with_engine(engine, |engine| engine.sync().map_err(Failure::from))
             .await
     }
 
-    fn usable(&self) -> Result<(), Refusal> {
+    pub(crate) fn usable(&self) -> Result<(), Refusal> {
         match &*self.shared.failed.borrow() {
             Some(error) => Err(Refusal::Stopping(error.to_string())),
             None => Ok(()),
@@ -134,7 +160,7 @@ impl Service {
     }
 
     /// Waits for the turn of a call.
-    async fn turn(&self) -> Result<OwnedMutexGuard<Engine>, Refusal> {
+    pub(crate) async fn turn(&self) -> Result<OwnedMutexGuard<Engine>, Refusal> {
         self.usable()?;
         let turn = timeout(EXECUTE_WAIT, self.shared.engine.clone().lock_owned()).await;
         // The call before may have been the one that failed.
@@ -142,9 +168,23 @@ impl Service {
         turn.map_err(|_| Refusal::Busy)
     }
 
+    /// Tells a restore under way, which holds the lock for as long as its stream takes, that its
+    /// epoch is about to end. A handshake that will be refused ends nothing.
+    fn make_room_for(&self, call: &Handshake) {
+        let now = *self.shared.progress.borrow();
+        let ours = now.binding.is_none_or(|bound| bound == call.binding);
+        if ours && call.epoch > now.epoch && call.speaks_our_protocol() {
+            self.shared.wanted.send_if_modified(|wanted| {
+                let larger = call.epoch > *wanted;
+                *wanted = call.epoch.max(*wanted);
+                larger
+            });
+        }
+    }
+
     /// Runs `work` on a thread that may block. It runs to its end and keeps the lock until then,
     /// also when the caller has hung up: the next call then finds all of it done.
-    async fn with_engine<T: Send + 'static>(
+    pub(crate) async fn with_engine<T: Send + 'static>(
         &self,
         mut engine: OwnedMutexGuard<Engine>,
         work: impl FnOnce(&mut Engine) -> Result<T, Failure> + Send + 'static,
@@ -158,10 +198,7 @@ impl Service {
                 // Before the lock is free, so that no call slips in between.
                 service.fail(error.clone());
             }
-            service.shared.progress.send_replace(Progress {
-                epoch: engine.epoch(),
-                applied_index: engine.header().applied_index,
-            });
+            service.shared.progress.send_replace(Progress::of(&engine));
             if engine.dirty() && !was_dirty {
                 service.shared.dirty.notify_one();
             }
@@ -182,7 +219,7 @@ impl Service {
         });
     }
 
-    fn status(&self, failure: Failure) -> Status {
+    pub(crate) fn status(&self, failure: Failure) -> Status {
         match failure {
             Failure::Refused(refusal) => refusal.into(),
             Failure::Storage(error) => {
@@ -264,6 +301,7 @@ impl StateMachine for Service {
         request: Request<proto::HandshakeRequest>,
     ) -> Result<Response<proto::HandshakeReply>, Status> {
         let call = handshake(&request.into_inner())?;
+        self.make_room_for(&call);
         let engine = self.turn().await?;
         let header = self
             .with_engine(engine, move |engine| {
@@ -294,7 +332,11 @@ impl StateMachine for Service {
             cluster_id: wire::id_bytes(call.binding.cluster_id),
             name: machine.name().to_owned(),
             version: machine.version().to_owned(),
-            snapshot_formats: Vec::new(),
+            snapshot_formats: machine
+                .snapshot_formats()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             max_batch_bytes: limits.max_batch_bytes,
             max_batch_entries: limits.max_batch_entries,
             results_floor: header.results_floor,
@@ -348,24 +390,32 @@ impl StateMachine for Service {
             .map(Response::new)
     }
 
-    type SnapshotStream = tokio_stream::Empty<Result<proto::SnapshotChunk, Status>>;
+    type SnapshotStream = ReceiverStream<Result<proto::SnapshotChunk, Status>>;
 
     async fn snapshot(
         &self,
-        _request: Request<proto::SnapshotRequest>,
+        request: Request<proto::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Refusal::NoSnapshots.into())
+        let stream = self.send_snapshot(request.into_inner()).await;
+        if let Err(status) = &stream {
+            warn!("[STATEMACHINE] [SNAPSHOT-X] {}", status.message());
+        }
+        stream.map(Response::new)
     }
 
     async fn restore(
         &self,
-        _request: Request<Streaming<proto::RestoreChunk>>,
+        request: Request<Streaming<proto::RestoreChunk>>,
     ) -> Result<Response<proto::RestoreReply>, Status> {
-        Err(Refusal::NoSnapshots.into())
+        let restored = self.take_snapshot(request.into_inner()).await;
+        if let Err(status) = &restored {
+            warn!("[STATEMACHINE] [RESTORE-X] {}", status.message());
+        }
+        restored.map(Response::new)
     }
 }
 
-fn storage_panicked(panic: &(dyn Any + Send)) -> StorageError {
+pub(crate) fn storage_panicked(panic: &(dyn Any + Send)) -> StorageError {
     StorageError::new(format!(
         "the storage panicked: {}",
         engine::panic_message(panic)

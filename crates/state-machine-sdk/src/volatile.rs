@@ -2,11 +2,15 @@
 //! each process, the outcomes included.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::engine::panic_message;
+use crate::limits::MAX_VOLATILE_SNAPSHOT_BYTES;
 use crate::{
     Durability, DurableStateMachine, Entry, Finish, Outcome, Snapshot, SnapshotWork, StateMachine,
-    StorageError, Transaction, TransactionWork,
+    StorageError, Transaction, TransactionWork, TransferError,
 };
 
 /// Makes a [`StateMachine`] fit to be served.
@@ -93,6 +97,59 @@ impl<M: StateMachine> DurableStateMachine for Volatile<M> {
             return Err(half_applied());
         }
         work(&*memory)
+    }
+
+    fn snapshot_formats(&self) -> &'static [&'static str] {
+        self.shared().machine.snapshot_formats()
+    }
+
+    fn export(
+        &self,
+        work: &mut SnapshotWork<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), TransferError> {
+        // The lock is free again before anything is written: the reader may be slow.
+        let bytes = {
+            let memory = self.shared();
+            if memory.half_applied {
+                return Err(half_applied().into());
+            }
+            work(&*memory)?;
+            memory.machine.snapshot()
+        };
+        Ok(out.write_all(&bytes)?)
+    }
+
+    fn import(
+        &self,
+        format: &str,
+        source: &mut dyn Read,
+        work: &mut TransactionWork<'_>,
+    ) -> Result<(), TransferError> {
+        let mut bytes = Vec::new();
+        source
+            .take(MAX_VOLATILE_SNAPSHOT_BYTES)
+            .read_to_end(&mut bytes)?;
+        // Another machine is made, and no harm is done to the one there is, so a panic is no worse
+        // than a refusal.
+        let restore = AssertUnwindSafe(|| self.shared().machine.restore(format, &bytes));
+        let machine = catch_unwind(restore).unwrap_or_else(|panic| {
+            let message = panic_message(&*panic);
+            Err(format!("the state machine's code panicked: {message}"))
+        });
+        let mut new = Memory {
+            machine: machine.map_err(TransferError::Content)?,
+            records: BTreeMap::new(),
+            half_applied: false,
+        };
+        if work(&mut new)? == Finish::Commit {
+            let mut memory = self.exclusive();
+            if memory.half_applied {
+                return Err(half_applied().into());
+            }
+            *memory = new;
+        }
+        Ok(())
     }
 }
 

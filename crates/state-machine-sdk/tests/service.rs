@@ -5,168 +5,25 @@
 #![allow(clippy::await_holding_lock)]
 
 mod machines;
+mod served;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use machines::{Counter, Ledger};
-use state_machine_sdk::{
-    DurableStateMachine, Limits, Listen, QUERY_WAIT, REASON_HEADER, ServeError, Volatile, serve,
+use machines::{Counter, FORMAT, Ledger, OLD_FORMAT, Plain};
+use served::{
+    Client, PATIENCE, ask, batch, channel, data, entry, execute, handshake, hello, query, refused,
+    started,
 };
-use tempfile::TempDir;
+use state_machine_sdk::{Limits, Listen, QUERY_WAIT, ServeError, Volatile, serve};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use wire::state_machine::entry::Payload;
-use wire::state_machine::state_machine_client::StateMachineClient;
 use wire::state_machine::{
-    Empty, Entry, ExecuteReply, ExecuteRequest, HandshakeReply, HandshakeRequest, OutcomeKind,
-    QueryReply, QueryRequest, RestoreChunk, SnapshotRequest,
+    Entry, ExecuteRequest, HandshakeRequest, OutcomeKind, RestoreChunk, SnapshotRequest,
 };
-
-type Client = StateMachineClient<Channel>;
-
-/// Longer than anything here may take, shorter than a person's patience.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Served {
-    socket: PathBuf,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<Result<(), ServeError>>,
-    _directory: TempDir,
-}
-
-impl Served {
-    async fn stop(self) -> Result<(), ServeError> {
-        // It may have ended by itself.
-        let _ = self.stop.send(());
-        tokio::time::timeout(PATIENCE, self.ended)
-            .await
-            .unwrap()
-            .unwrap()
-    }
-}
-
-async fn started(machine: impl DurableStateMachine, limits: Limits) -> (Served, Client) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("socket");
-    let (stop, stopped) = oneshot::channel();
-    let listen = Listen::Unix(socket.clone());
-    let ended = tokio::spawn(serve(machine, listen, limits, async {
-        let _ = stopped.await;
-    }));
-    let client = Client::new(channel(&socket).await);
-    (
-        Served {
-            socket,
-            stop,
-            ended,
-            _directory: directory,
-        },
-        client,
-    )
-}
-
-async fn channel(socket: &Path) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return channel,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn hello(epoch: u64) -> HandshakeRequest {
-    HandshakeRequest {
-        protocol_min: 1,
-        protocol_max: 1,
-        cluster_id: wire::id_bytes(0xc1),
-        node_id: wire::id_bytes(0xa1),
-        epoch,
-    }
-}
-
-fn entry(index: u64, term: u64, command: &str) -> Entry {
-    let payload = if command.is_empty() {
-        Payload::Empty(Empty {})
-    } else {
-        Payload::Command(command.to_owned().into())
-    };
-    Entry {
-        index,
-        term,
-        log_time_ms: index,
-        payload: Some(payload),
-    }
-}
-
-fn batch(epoch: u64, first: u64, commands: &[&str]) -> ExecuteRequest {
-    let entries = (first..)
-        .zip(commands)
-        .map(|(index, command)| entry(index, 1, command));
-    ExecuteRequest {
-        epoch,
-        results_floor: 0,
-        entries: entries.collect(),
-    }
-}
-
-async fn handshake(client: &mut Client, epoch: u64) -> Result<HandshakeReply, Status> {
-    client
-        .handshake(hello(epoch))
-        .await
-        .map(tonic::Response::into_inner)
-}
-
-async fn execute(client: &mut Client, batch: ExecuteRequest) -> Result<ExecuteReply, Status> {
-    client.execute(batch).await.map(tonic::Response::into_inner)
-}
-
-async fn query(client: &mut Client, epoch: u64, min_index: u64) -> Result<QueryReply, Status> {
-    ask(client, epoch, min_index, "").await
-}
-
-async fn ask(
-    client: &mut Client,
-    epoch: u64,
-    min_index: u64,
-    query: &str,
-) -> Result<QueryReply, Status> {
-    let query = query.to_owned().into();
-    let call = client.query(QueryRequest {
-        epoch,
-        min_index,
-        query,
-    });
-    call.await.map(tonic::Response::into_inner)
-}
-
-fn data(reply: &ExecuteReply) -> Vec<&str> {
-    reply
-        .outcomes
-        .iter()
-        .map(|outcome| std::str::from_utf8(&outcome.data).unwrap())
-        .collect()
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: &str) -> String {
-    let status = result.unwrap_err();
-    let found = status
-        .metadata()
-        .get(REASON_HEADER)
-        .map(|value| value.to_str().unwrap());
-    assert_eq!((status.code(), found), (code, Some(reason)), "{status}");
-    status.message().to_owned()
-}
 
 #[tokio::test]
 async fn handshake_execute_query() {
@@ -181,7 +38,7 @@ async fn handshake_execute_query() {
         ("counter", "7", false)
     );
     assert_eq!(hello.cluster_id, wire::id_bytes(0xc1));
-    assert!(hello.snapshot_formats.is_empty());
+    assert_eq!(hello.snapshot_formats, [FORMAT, OLD_FORMAT]);
     assert!(hello.max_batch_bytes > 0 && hello.max_batch_entries > 0);
 
     let reply = execute(&mut client, batch(3, 1, &["", "5", "?"]))
@@ -335,6 +192,16 @@ async fn malformed_calls_are_errors_and_harm_nobody() {
         "OUT_OF_ORDER",
     );
 
+    let reply = execute(&mut client, batch(1, 1, &["1"])).await.unwrap();
+    assert_eq!(data(&reply), ["1"]);
+    served.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_without_snapshots_says_so() {
+    let (served, mut client) = started(Volatile::new(Plain), Limits::default()).await;
+    let hello = handshake(&mut client, 1).await.unwrap();
+    assert!(hello.snapshot_formats.is_empty());
     let restore = tokio_stream::once(RestoreChunk::default());
     refused(
         client.restore(restore).await,
@@ -346,9 +213,7 @@ async fn malformed_calls_are_errors_and_harm_nobody() {
         .await
         .map(|_| ());
     refused(snapshot, Code::Unimplemented, "NO_SNAPSHOTS");
-
-    let reply = execute(&mut client, batch(1, 1, &["1"])).await.unwrap();
-    assert_eq!(data(&reply), ["1"]);
+    execute(&mut client, batch(1, 1, &["1"])).await.unwrap();
     served.stop().await.unwrap();
 }
 

@@ -12,11 +12,18 @@
 //! The daemon learns the index at the next handshake and sends the rest again from its own log,
 //! which is what an acknowledged write rests on.
 //!
+//! # Snapshots
+//!
+//! [`snapshot`] has their bytes. One is written from a view of the store as of one commit, while
+//! batches go on, and read in one transaction, in which the old state goes as well: a crash before
+//! its end leaves the old state, whole. Neither holds more of the state in memory than the storage's
+//! cache does.
+//!
 //! # What is left out
 //!
-//! Snapshots, and with them a bound on the log. Scans, conditional writes and leases: the commands
-//! are PUT, GET and DELETE.
+//! Watches and leases.
 
 pub mod directory;
 pub mod key_value;
+pub mod snapshot;
 pub mod storage;

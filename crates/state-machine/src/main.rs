@@ -20,7 +20,7 @@ const WORKER_THREADS: usize = 2;
 /// How often a start that waits for room on the disk looks again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The key-value store that a raft daemon replicates: PUT, GET and DELETE
+/// The key-value store that a raft daemon replicates: PUT, GET, DELETE, CAS, INCR and LIST
 #[derive(Debug, Parser)]
 #[command(name = "state-machine", version)]
 struct CommandLine {

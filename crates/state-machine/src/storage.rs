@@ -1,17 +1,23 @@
 //! The key-value store on disk: one `redb` file, and one transaction for everything.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Bound;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use redb::{Database, ReadTransaction, ReadableDatabase, Table, TableDefinition};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
+};
 use state_machine_sdk::{
     Durability, DurableStateMachine, Entry, Finish, Outcome, Snapshot, SnapshotWork, StorageError,
-    Transaction, TransactionWork,
+    Transaction, TransactionWork, TransferError,
 };
 use tracing::debug;
 
 use crate::key_value::{self, Store, shown};
+use crate::snapshot;
 
 const VALUES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("values");
 const RECORDS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("records");
@@ -95,8 +101,29 @@ struct Tables<'t> {
     records: Table<'t, u64, &'static [u8]>,
 }
 
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self, StorageError> {
+        Ok(Self {
+            values: transaction.open_table(VALUES).map_err(StorageError::new)?,
+            records: transaction.open_table(RECORDS).map_err(StorageError::new)?,
+        })
+    }
+}
+
+fn end(transaction: WriteTransaction, finish: Finish) -> Result<(), StorageError> {
+    match finish {
+        Finish::Commit => transaction.commit().map_err(StorageError::new),
+        Finish::RollBack => transaction.abort().map_err(StorageError::new),
+    }
+}
+
 impl Store for Tables<'_> {
     type Error = StorageError;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let value = self.values.get(key).map_err(StorageError::new)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+    }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         debug!(
@@ -144,15 +171,39 @@ impl Transaction for Tables<'_> {
 /// One read transaction: the state as of one commit.
 struct View(ReadTransaction);
 
+impl key_value::View for View {
+    type Error = StorageError;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let values = self.0.open_table(VALUES).map_err(StorageError::new)?;
+        let value = values.get(key).map_err(StorageError::new)?;
+        let event = if value.is_some() { "GET" } else { "GET-X" };
+        debug!("[STATEMACHINE] [{event}] {}", shown(key));
+        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn keys(
+        &self,
+        from: Bound<&[u8]>,
+        visit: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), StorageError> {
+        let values = self.0.open_table(VALUES).map_err(StorageError::new)?;
+        let pairs = values
+            .range::<&[u8]>((from, Bound::Unbounded))
+            .map_err(StorageError::new)?;
+        for pair in pairs {
+            let (key, _) = pair.map_err(StorageError::new)?;
+            if !visit(key.value()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Snapshot for View {
     fn query(&self, query: &[u8]) -> Result<Outcome, StorageError> {
-        let values = self.0.open_table(VALUES).map_err(StorageError::new)?;
-        key_value::query(query, |key| {
-            let value = values.get(key).map_err(StorageError::new)?;
-            let event = if value.is_some() { "GET" } else { "GET-X" };
-            debug!("[STATEMACHINE] [{event}] {}", shown(key));
-            Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
-        })
+        key_value::query(self, query)
     }
 
     fn record(&self, key: u64) -> Result<Option<Vec<u8>>, StorageError> {
@@ -193,21 +244,72 @@ impl DurableStateMachine for KeyValueStore {
             // the whole of it.
             Durability::Synced => transaction.set_quick_repair(true),
         }
-        let finish = {
-            let mut tables = Tables {
-                values: transaction.open_table(VALUES).map_err(StorageError::new)?,
-                records: transaction.open_table(RECORDS).map_err(StorageError::new)?,
-            };
-            work(&mut tables)?
-        };
-        match finish {
-            Finish::Commit => transaction.commit().map_err(StorageError::new),
-            Finish::RollBack => transaction.abort().map_err(StorageError::new),
-        }
+        let finish = work(&mut Tables::open(&transaction)?)?;
+        end(transaction, finish)
     }
 
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError> {
         let transaction = self.database.begin_read().map_err(StorageError::new)?;
         work(&View(transaction))
     }
+
+    fn snapshot_formats(&self) -> &'static [&'static str] {
+        &[snapshot::FORMAT]
+    }
+
+    fn export(
+        &self,
+        work: &mut SnapshotWork<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), TransferError> {
+        let view = View(self.database.begin_read().map_err(StorageError::new)?);
+        work(&view)?;
+        let values = view.0.open_table(VALUES).map_err(StorageError::new)?;
+        let mut encoder = snapshot::Encoder::begin(out)?;
+        for pair in values.iter().map_err(StorageError::new)? {
+            let (key, value) = pair.map_err(StorageError::new)?;
+            encoder.pair(key.value(), value.value())?;
+        }
+        Ok(encoder.end()?)
+    }
+
+    fn import(
+        &self,
+        _format: &str,
+        source: &mut dyn Read,
+        work: &mut TransactionWork<'_>,
+    ) -> Result<(), TransferError> {
+        let mut transaction = self.database.begin_write().map_err(StorageError::new)?;
+        transaction.set_quick_repair(true);
+        let imported = replace(&transaction, source, work);
+        let finish = *imported.as_ref().unwrap_or(&Finish::RollBack);
+        // Of two errors the one of the storage counts: it ends the process.
+        end(transaction, finish)?;
+        imported.map(|_| ())
+    }
+}
+
+/// Puts the state that `source` has in the place of the one there is. Pages that do not fit into
+/// the cache go to the file at once, where nothing points to them before the commit.
+fn replace(
+    transaction: &WriteTransaction,
+    source: &mut dyn Read,
+    work: &mut TransactionWork<'_>,
+) -> Result<Finish, TransferError> {
+    transaction
+        .delete_table(VALUES)
+        .map_err(StorageError::new)?;
+    let mut tables = Tables::open(transaction)?;
+    let mut source = BufReader::new(source);
+    snapshot::decode(&mut source, &mut |key, value| {
+        let inserted = tables.values.insert(key, value);
+        inserted.map_err(StorageError::new)?;
+        Ok(())
+    })?;
+    if source.fill_buf()?.is_empty() {
+        return Ok(work(&mut tables)?);
+    }
+    Err(TransferError::Content(
+        "there are bytes after the end of the snapshot".to_owned(),
+    ))
 }

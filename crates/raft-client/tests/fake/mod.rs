@@ -42,6 +42,7 @@ pub struct Node {
     pub registered: Mutex<u64>,
     pub left: Mutex<Vec<LeaveRequest>>,
     pub transfers: Mutex<Vec<TransferLeadershipRequest>>,
+    pub skips: Mutex<Vec<SkipRequest>>,
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
     pub status: Mutex<StatusReply>,
@@ -263,6 +264,12 @@ impl Raft for Service {
             removed: kind == ResultKind::Ok,
             sentence,
         }))
+    }
+
+    async fn skip(&self, request: Request<SkipRequest>) -> Result<Response<SkipReply>, Status> {
+        self.0.skips.lock().unwrap().push(request.into_inner());
+        self.step(&self.0.steps).await?;
+        Ok(Response::new(SkipReply { index: 42 }))
     }
 }
 

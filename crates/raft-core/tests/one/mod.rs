@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use raft_core::message::{
 };
 use raft_core::{
     Command, Configuration, Effect, Entry, HardState, Health, Index, Input, Message, NodeId,
-    Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal, RoleName, Term,
-    Time, Write,
+    Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal, RoleName,
+    SnapshotMeta, Term, Time, Write,
 };
 
 pub const PRE_VOTE: bool = true;
@@ -133,6 +134,9 @@ pub struct One {
     /// What is on the disk, and survives.
     pub hard_state: HardState,
     pub log: Vec<Entry>,
+    /// Where the log on the disk begins, and the snapshot that is there.
+    pub cut: Position,
+    pub snapshot: Option<Arc<SnapshotMeta>>,
     /// What the disk was asked for and has not done.
     pub queue: VecDeque<Write>,
     pub options: Options,
@@ -156,13 +160,22 @@ impl One {
             current_term: terms.last().copied().unwrap_or(0),
             ..HardState::default()
         };
-        One::from_disk(node(id), hard_state, log, options, base, 1, Time(1_000_000))
+        let disk = (log, Position::ZERO, None);
+        One::from_disk(
+            node(id),
+            hard_state,
+            disk,
+            options,
+            base,
+            1,
+            Time(1_000_000),
+        )
     }
 
     fn from_disk(
         id: NodeId,
         hard_state: HardState,
-        log: Vec<Entry>,
+        (log, cut, snapshot): (Vec<Entry>, Position, Option<Arc<SnapshotMeta>>),
         options: Options,
         base: Configuration,
         boot: u64,
@@ -170,15 +183,41 @@ impl One {
     ) -> One {
         let mut recovered = Recovered {
             hard_state: hard_state.clone(),
+            base: cut,
+            last: cut,
+            snapshot: snapshot.clone(),
+            last_log_time_ms: log.last().map_or(0, |entry| entry.log_time_ms),
             ..Recovered::default()
         };
+        if let Some(snapshot) = &snapshot {
+            recovered.cluster_id = Some(snapshot.cluster_id);
+            let first = (snapshot.configuration_index, snapshot.configuration.clone());
+            recovered.configurations.push(first);
+        }
         for entry in &log {
-            if entry.term > recovered.last.term {
+            if entry.payload == Payload::Dissolve {
+                recovered.dissolved_at = Some(entry.index);
+            }
+            if entry.term > recovered.last.term || recovered.terms.is_empty() {
                 recovered.terms.push((entry.index, entry.term));
             }
             recovered.last = entry.position();
-            if let Payload::Configuration(next) = &entry.payload {
-                recovered.configurations.push((entry.index, next.clone()));
+            let known = recovered.configurations.last().map_or(0, |(at, _)| *at);
+            match &entry.payload {
+                _ if entry.index <= known => {}
+                Payload::Configuration(next) => {
+                    recovered.configurations.push((entry.index, next.clone()));
+                }
+                Payload::Founding {
+                    cluster_id,
+                    founder,
+                    alone,
+                } => {
+                    recovered.cluster_id = Some(*cluster_id);
+                    let first = Configuration::founding(*founder, *alone);
+                    recovered.configurations.push((entry.index, first.into()));
+                }
+                _ => {}
             }
         }
         recovered.tail = log.clone();
@@ -189,6 +228,8 @@ impl One {
             now,
             hard_state,
             log,
+            cut,
+            snapshot,
             queue,
             options,
             done,
@@ -203,7 +244,7 @@ impl One {
         One::from_disk(
             id,
             self.hard_state,
-            self.log,
+            (self.log, self.cut, self.snapshot),
             self.options,
             self.base,
             boot,
@@ -242,19 +283,26 @@ impl One {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
+        if let Some(snapshot) = write.install {
+            self.cut = snapshot.position;
+            self.log.clear();
+        }
         if let Some(from) = write.truncate_from {
             self.log.retain(|entry| entry.index < from);
         }
         for entry in write.entries {
-            assert_eq!(
-                entry.index,
-                self.log.len() as u64 + 1,
-                "the disk's log has no gaps"
-            );
+            let last = self.log.last().map_or(self.cut, Entry::position);
+            assert_eq!(entry.index, last.index + 1, "the disk's log has no gaps");
             self.log.push(entry);
         }
+        if let Some(to) = write.compact_to {
+            let covered = self.snapshot.as_ref().map_or(0, |s| s.position.index);
+            assert!(to <= covered, "S4: cut off beyond the snapshot");
+            self.cut = self.log.iter().find(|e| e.index == to).unwrap().position();
+            self.log.retain(|entry| entry.index > to);
+        }
         self.done = (write.sequence, write.generation);
-        let last = self.log.last().map_or(Position::ZERO, Entry::position);
+        let last = self.log.last().map_or(self.cut, Entry::position);
         Persisted {
             sequence: self.done.0,
             generation: self.done.1,
@@ -268,6 +316,16 @@ impl One {
             effects.extend(self.sync_one());
         }
         effects
+    }
+
+    /// Its own snapshot, complete and durable, as of `index`.
+    pub fn snapshot_at(&mut self, index: Index, keep_from: Index) -> Vec<Effect> {
+        let snapshot = Arc::new(self.raft.snapshot_meta(index, 0).unwrap());
+        self.snapshot = Some(snapshot.clone());
+        self.settle(Input::SnapshotTaken {
+            snapshot,
+            keep_from,
+        })
     }
 
     /// An input, and every write that comes of it.

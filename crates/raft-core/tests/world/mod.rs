@@ -6,13 +6,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
     ClusterId, Command, Configuration, Effect, Entry, Event, HardState, Index, Input, MemberHint,
     Message, NodeId, Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal,
-    RoleName, Term, Time, Write,
+    RoleName, SnapshotMeta, Term, Time, Write,
 };
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -41,7 +42,10 @@ impl Dice {
 #[derive(Clone, Default)]
 pub struct Disk {
     hard_state: HardState,
+    /// Contiguous behind the base.
     entries: Vec<Entry>,
+    base: Position,
+    pub snapshot: Option<Arc<SnapshotMeta>>,
     last: (u64, u64),
     queue: VecDeque<Write>,
     pub stalled: bool,
@@ -52,34 +56,91 @@ impl Disk {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
+        if let Some(snapshot) = write.install {
+            let held = self.snapshot.as_ref().map(|held| held.position.index);
+            assert!(
+                held >= Some(snapshot.position.index),
+                "it holds no such snapshot"
+            );
+            self.reset(snapshot.position);
+        }
         if let Some(from) = write.truncate_from {
+            assert!(from > self.base.index, "a truncation below the base");
             self.entries.retain(|entry| entry.index < from);
         }
         for entry in write.entries {
             assert_eq!(
                 entry.index,
-                self.entries.len() as u64 + 1,
+                self.position().index + 1,
                 "the disk's log has no gaps"
             );
             self.entries.push(entry);
         }
+        if let Some(to) = write.compact_to {
+            let held = self.snapshot.as_ref().map(|held| held.position.index);
+            // S4: only up to a complete snapshot that this node holds.
+            assert!(held >= Some(to), "the log is cut off beyond its snapshot");
+            if let Some(entry) = self.entry(to) {
+                self.base = entry.position();
+                self.entries.retain(|entry| entry.index > to);
+            }
+        }
         self.last = (write.sequence, write.generation);
     }
 
-    fn position(&self) -> Position {
-        self.entries.last().map_or(Position::ZERO, Entry::position)
+    fn reset(&mut self, base: Position) {
+        self.base = base;
+        self.entries.clear();
     }
 
-    fn recover(&self) -> Recovered {
+    fn entry(&self, index: Index) -> Option<&Entry> {
+        let at = index.checked_sub(self.base.index + 1)?;
+        self.entries.get(usize::try_from(at).unwrap())
+    }
+
+    fn position(&self) -> Position {
+        self.entries.last().map_or(self.base, Entry::position)
+    }
+
+    /// What a start finds. A snapshot that the log does not reach, or contradicts, was received just
+    /// before the crash: the log gives way to it.
+    fn recover(&mut self) -> Recovered {
         let mut recovered = Recovered {
             hard_state: self.hard_state.clone(),
+            snapshot: self.snapshot.clone(),
             ..Recovered::default()
         };
+        if let Some(snapshot) = self.snapshot.clone() {
+            let position = snapshot.position;
+            let held = self.entry(position.index).map(Entry::position);
+            if self.base != position && self.base.index <= position.index && held != Some(position)
+            {
+                self.reset(position);
+            }
+            assert!(
+                self.base.index <= position.index,
+                "the log begins beyond its snapshot"
+            );
+            recovered.cluster_id = Some(snapshot.cluster_id);
+            recovered.last_log_time_ms = snapshot.log_time_ms;
+            let first = (snapshot.configuration_index, snapshot.configuration.clone());
+            recovered.configurations.push(first);
+        }
+        recovered.base = self.base;
+        recovered.last = self.base;
         for entry in &self.entries {
-            if entry.term > recovered.last.term {
+            if entry.term > recovered.last.term || recovered.terms.is_empty() {
                 recovered.terms.push((entry.index, entry.term));
             }
             recovered.last = entry.position();
+            recovered.last_log_time_ms = recovered.last_log_time_ms.max(entry.log_time_ms);
+            let known = recovered.configurations.last().map_or(0, |(at, _)| *at);
+            if entry.payload == Payload::Dissolve {
+                recovered.dissolved_at = Some(entry.index);
+            }
+            if entry.index <= known {
+                continue;
+            }
             match &entry.payload {
                 Payload::Founding {
                     cluster_id,
@@ -136,6 +197,12 @@ enum What {
         boot: u64,
         term: Term,
     },
+    Pulled {
+        at: NodeId,
+        boot: u64,
+        from: NodeId,
+        index: Index,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -163,6 +230,9 @@ pub struct World {
     pub events: Vec<(Time, NodeId, Event)>,
     pub rolled_back: Vec<(NodeId, NodeId)>,
     pub retired: BTreeSet<NodeId>,
+    /// Snapshots that a log gave way to, and that were complete though nobody wanted them any more.
+    pub installed: usize,
+    pub received: usize,
     queue: BinaryHeap<Reverse<(Time, u64, What)>>,
     messages: BTreeMap<u64, Message>,
     next: u64,
@@ -201,6 +271,8 @@ impl World {
             events: Vec::new(),
             rolled_back: Vec::new(),
             retired: BTreeSet::new(),
+            installed: 0,
+            received: 0,
             queue: BinaryHeap::new(),
             messages: BTreeMap::new(),
             next: 0,
@@ -341,6 +413,59 @@ impl World {
         request
     }
 
+    // ---- snapshots ----
+
+    /// The node's snapshot as of what it has applied, complete and durable; the log may keep `kept`
+    /// entries behind it.
+    pub fn take_snapshot(&mut self, id: NodeId, kept: u64) {
+        let n = self.nodes.get_mut(&id).unwrap();
+        let Some(raft) = &n.raft else { return };
+        let known = n
+            .disk
+            .snapshot
+            .as_ref()
+            .map_or(0, |known| known.position.index);
+        let index = n.committed;
+        if index <= known {
+            return;
+        }
+        let log_time_ms = n.disk.entry(index).map_or(0, |entry| entry.log_time_ms);
+        let snapshot = Arc::new(raft.snapshot_meta(index, log_time_ms).unwrap());
+        n.disk.snapshot = Some(snapshot.clone());
+        let keep_from = (index + 1).saturating_sub(kept);
+        self.input(
+            id,
+            Input::SnapshotTaken {
+                snapshot,
+                keep_from,
+            },
+        );
+    }
+
+    fn pulled(&mut self, at: NodeId, boot: u64, from: NodeId, index: Index) {
+        if self.cut.contains(&(from, at)) || self.cut.contains(&(at, from)) {
+            return;
+        }
+        let Some(snapshot) = self.nodes[&from].disk.snapshot.clone() else {
+            return;
+        };
+        let gone = snapshot.position.index != index || self.nodes[&from].raft.is_none();
+        let n = self.nodes.get_mut(&at).unwrap();
+        if gone || n.boot != boot || n.raft.is_none() {
+            return;
+        }
+        let known = n
+            .disk
+            .snapshot
+            .as_ref()
+            .map_or(0, |known| known.position.index);
+        if snapshot.position.index > known {
+            n.disk.snapshot = Some(snapshot.clone());
+        }
+        self.received += 1;
+        self.input(at, Input::SnapshotReceived { snapshot });
+    }
+
     // ---- faults ----
 
     /// kill -9: the process is gone, and with it all that was not synced. A whole prefix of the
@@ -373,6 +498,12 @@ impl World {
         n.committed = 0;
         n.applied.clear();
         n.disk.last = (0, 0);
+        // What is not applied above the snapshot comes from the log; below, from the snapshot.
+        n.committed = n
+            .disk
+            .snapshot
+            .as_ref()
+            .map_or(0, |snapshot| snapshot.position.index);
         n.raft = Some(Raft::new(id, n.boot, options, n.disk.recover(), now, seed));
         let boot = n.boot;
         let others: Vec<NodeId> = self.nodes.keys().copied().filter(|o| *o != id).collect();
@@ -476,6 +607,12 @@ impl World {
                 }
             }
             What::DiskDone { node, boot } => self.disk_done(node, boot),
+            What::Pulled {
+                at,
+                boot,
+                from,
+                index,
+            } => self.pulled(at, boot, from, index),
             What::Ended { at, peer } => self.input(at, Input::StreamEnded { peer }),
             What::Connected { at, peer, boot } => self.connected(at, peer, boot),
             What::Probed {
@@ -597,6 +734,36 @@ impl World {
                 );
             }
             Effect::Committed { index } => self.commit(id, index),
+            Effect::PullSnapshot { from, position } => {
+                let when = self.now + Duration::from_micros(500 + self.dice.below(50_000));
+                let (boot, index) = (self.nodes[&id].boot, position.index);
+                self.schedule(
+                    when,
+                    What::Pulled {
+                        at: id,
+                        boot,
+                        from,
+                        index,
+                    },
+                );
+            }
+            Effect::SnapshotInstalled { snapshot } => {
+                // §7: a snapshot covers only what is committed.
+                let known = &self.committed[&snapshot.position.index];
+                assert_eq!(
+                    known.position(),
+                    snapshot.position,
+                    "a snapshot of another history"
+                );
+                let n = self.nodes.get_mut(&id).unwrap();
+                assert_eq!(
+                    n.disk.base, snapshot.position,
+                    "installed, and not on the disk"
+                );
+                n.committed = n.committed.max(snapshot.position.index);
+                n.applied.clear();
+                self.installed += 1;
+            }
             Effect::Accepted { request, position } => {
                 self.answers.accepted.insert(request, position);
             }
@@ -719,7 +886,7 @@ impl World {
             Message::AppendEntriesReply(reply) => {
                 if let raft_core::message::AppendOutcome::Durable { index } = reply.outcome {
                     assert!(
-                        index <= disk.entries.len() as u64,
+                        index <= disk.position().index,
                         "an undurable acknowledgement"
                     );
                 }
@@ -733,21 +900,28 @@ impl World {
     fn commit(&mut self, id: NodeId, index: Index) {
         let n = self.nodes.get_mut(&id).unwrap();
         assert!(
-            index <= n.disk.entries.len() as u64,
+            index <= n.disk.position().index,
             "committed, and not durable in its own log"
         );
         for at in n.committed + 1..=index {
-            let entry = n.disk.entries[at as usize - 1].clone();
+            let entry = n
+                .disk
+                .entry(at)
+                .expect("neither in the log nor covered")
+                .clone();
             let known = self.committed.entry(at).or_insert_with(|| entry.clone());
             assert_eq!(*known, entry, "two different entries are committed at {at}");
             n.applied.push(entry);
         }
-        n.committed = index;
+        n.committed = n.committed.max(index);
         for (request, at) in &self.waiting {
             if *at == id
                 && let Some(position) = self.answers.accepted.get(request)
                 && position.index <= index
-                && n.disk.entries[position.index as usize - 1].term == position.term
+                && n.raft
+                    .as_ref()
+                    .and_then(|raft| raft.term_at(position.index))
+                    == Some(position.term)
             {
                 self.answers
                     .acknowledged

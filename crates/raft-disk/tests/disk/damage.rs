@@ -248,6 +248,15 @@ fn segments_must_be_complete_and_in_place() {
             .filter(|(name, _)| name != missing)
             .for_each(|(n, bytes)| disk.put(n, bytes));
         let error = open(&disk).unwrap_err();
+        // Without its beginning it looks like one that was compacted, and lacks the snapshot.
+        if *missing == names[0] {
+            assert!(
+                matches!(error, OpenError::WithoutSnapshot { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains(names[1].as_str()), "{error}");
+            continue;
+        }
         assert!(matches!(error, OpenError::Missing { .. }), "{error}");
         assert!(error.to_string().contains(missing.as_str()), "{error}");
     }

@@ -1,12 +1,18 @@
-//! Tests of the log and the identity on disks that crash, tear, flip, fill up and fail.
+//! Tests of the log, the snapshots and the identity on disks that crash, tear, flip, fill up and fail.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod compaction;
+mod compaction_and_readers;
 mod crash_points;
 mod damage;
 mod failing;
 mod identity;
 mod life;
+mod lives;
 mod model;
 mod power_cuts;
 mod reading;
+mod receiving;
+mod snapshots;
+mod switch;

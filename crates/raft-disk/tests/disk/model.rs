@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::{
     ClusterId, Command, Configuration, Entry, HardState, Index, NodeId, Payload, Position,
-    Recovered, Write,
+    Recovered, SnapshotMeta, Write,
 };
 use raft_disk::{Disk, LogStore, OpenError, Options, SimDisk};
 
@@ -51,6 +51,11 @@ impl Dice {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     pub hard_state: HardState,
+    /// Where the log begins: it was reset behind a snapshot there, or (when this is what was found)
+    /// compacted.
+    pub base: Position,
+    /// The snapshot that it was reset behind.
+    pub reset: Option<Arc<SnapshotMeta>>,
     pub entries: Vec<Entry>,
 }
 
@@ -59,51 +64,118 @@ impl Model {
         if let Some(hard_state) = &write.hard_state {
             self.hard_state = hard_state.clone();
         }
+        if let Some(meta) = &write.install {
+            self.reset_behind(meta);
+        }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(from as usize - 1);
+            self.entries.truncate((from - self.base.index) as usize - 1);
         }
         self.entries.extend(write.entries.iter().cloned());
     }
 
-    pub fn last(&self) -> Position {
-        self.entries.last().map_or(Position::ZERO, Entry::position)
+    pub fn reset_behind(&mut self, meta: &Arc<SnapshotMeta>) {
+        self.base = meta.position;
+        self.reset = Some(meta.clone());
+        self.entries.clear();
     }
 
-    pub fn cluster_id(&self) -> Option<ClusterId> {
-        match self.entries.first()?.payload {
-            Payload::Founding { cluster_id, .. } => Some(cluster_id),
-            _ => None,
+    pub fn last(&self) -> Position {
+        self.entries.last().map_or(self.base, Entry::position)
+    }
+
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        let place = index.checked_sub(self.base.index + 1)?;
+        self.entries.get(place as usize)
+    }
+
+    /// What a snapshot up to this entry, which is in the log, says.
+    pub fn meta_at(&self, index: Index, cluster_id: ClusterId) -> SnapshotMeta {
+        let mut configuration = match &self.reset {
+            Some(meta) => (meta.configuration_index, meta.configuration.clone()),
+            None => (0, Arc::default()),
+        };
+        for entry in self.entries.iter().filter(|entry| entry.index <= index) {
+            if let Some(newer) = configuration_of(entry) {
+                configuration = (entry.index, newer);
+            }
         }
+        let entry = self.entry(index).unwrap();
+        SnapshotMeta {
+            position: entry.position(),
+            cluster_id,
+            log_time_ms: entry.log_time_ms,
+            configuration_index: configuration.0,
+            configuration: configuration.1,
+        }
+    }
+
+    /// Whether `found` is this log, perhaps without entries up to `covered`.
+    pub fn is_found_as(&self, found: &Model, covered: Index) -> bool {
+        let base = found.base.index;
+        if base < self.base.index || base > covered.max(self.base.index) {
+            return false;
+        }
+        let gone = (base - self.base.index) as usize;
+        let before = match gone.checked_sub(1) {
+            None => Some(self.base),
+            Some(place) => self.entries.get(place).map(Entry::position),
+        };
+        found.hard_state == self.hard_state
+            && before == Some(found.base)
+            && found.entries[..] == self.entries[gone..]
     }
 
     /// What the store read back, after it was compared with itself in every way.
     pub fn of(store: &LogStore, recovered: &Recovered) -> Model {
         let last = store.last();
-        let entries = store.reader().read(1, Index::MAX, usize::MAX).unwrap();
+        let reader = store.reader();
+        let first = reader.first();
+        let entries = reader.read(first, Index::MAX, usize::MAX).unwrap();
         let model = Model {
             hard_state: recovered.hard_state.clone(),
+            base: recovered.base,
+            reset: None,
             entries,
         };
+        assert_eq!(first, model.base.index + 1);
+        assert_eq!(reader.last(), last.index);
+        assert_eq!(store.base(), model.base);
+        for covered in [0, 1, first - 1] {
+            if covered < first {
+                assert_eq!(reader.read(covered, Index::MAX, 999).unwrap(), []);
+            }
+        }
         assert_eq!(model.last(), last);
         assert_eq!(model.last(), recovered.last);
-        assert_eq!(model.cluster_id(), recovered.cluster_id);
-        assert_eq!(model.cluster_id(), store.cluster_id());
         let mut terms = Vec::new();
         let mut configurations = Vec::new();
-        for (index, entry) in (1..).zip(&model.entries) {
+        let mut cluster_id = None;
+        let mut log_time_ms = model.entries.last().map_or(0, |entry| entry.log_time_ms);
+        if let Some(snapshot) = &recovered.snapshot {
+            cluster_id = Some(snapshot.cluster_id);
+            let index = snapshot.configuration_index;
+            configurations.push((index, snapshot.configuration.clone()));
+            log_time_ms = log_time_ms.max(snapshot.log_time_ms);
+            assert!(snapshot.position.index >= model.base.index);
+        }
+        let covered = configurations.last().map_or(0, |(index, _)| *index);
+        for (index, entry) in (first..).zip(&model.entries) {
             assert_eq!(entry.index, index);
             if terms.last().is_none_or(|(_, term)| *term != entry.term) {
                 terms.push((index, entry.term));
             }
-            match &entry.payload {
-                Payload::Founding { founder, alone, .. } => {
-                    let first = Configuration::founding(*founder, *alone);
-                    configurations.push((index, Arc::new(first)));
-                }
-                Payload::Configuration(c) => configurations.push((index, c.clone())),
-                _ => {}
+            if let Some(configuration) = configuration_of(entry)
+                && index > covered
+            {
+                configurations.push((index, configuration));
+            }
+            if let Payload::Founding { cluster_id: id, .. } = entry.payload {
+                cluster_id = Some(id);
             }
         }
+        assert_eq!(cluster_id, recovered.cluster_id);
+        assert_eq!(cluster_id, store.cluster_id());
+        assert_eq!(log_time_ms, recovered.last_log_time_ms);
         assert_eq!(terms, recovered.terms);
         assert_eq!(configurations, recovered.configurations);
         let tail = &recovered.tail;
@@ -120,13 +192,28 @@ impl Model {
     }
 }
 
+/// The configuration that an entry says.
+pub fn configuration_of(entry: &Entry) -> Option<Arc<Configuration>> {
+    match &entry.payload {
+        Payload::Founding { founder, alone, .. } => {
+            Some(Arc::new(Configuration::founding(*founder, *alone)))
+        }
+        Payload::Configuration(configuration) => Some(configuration.clone()),
+        _ => None,
+    }
+}
+
 /// Random writes that a core could make.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub dice: Dice,
     pub model: Model,
     pub sequence: u64,
-    term: u64,
+    /// Nothing up to here is truncated.
+    pub committed: Index,
+    /// The cluster that is founded; a random one otherwise.
+    pub cluster_id: Option<ClusterId>,
+    pub term: u64,
     largest: u64,
 }
 
@@ -136,6 +223,8 @@ impl Script {
             dice: Dice(seed),
             model: Model::default(),
             sequence: 0,
+            committed: 0,
+            cluster_id: None,
             term: 1,
             largest: 300,
         }
@@ -175,6 +264,7 @@ impl Script {
         let mut last = self.model.last().index;
         if self.dice.below(6) == 0 {
             let from = last + 2 - self.dice.below(5).min(last + 1);
+            let from = from.max(self.committed + 1);
             write.truncate_from = Some(from);
             last = last.min(from - 1);
             self.term += 1;
@@ -189,7 +279,10 @@ impl Script {
     pub fn entry(&mut self, index: Index) -> Entry {
         let payload = match (index, self.dice.below(12)) {
             (1, _) => Payload::Founding {
-                cluster_id: ClusterId(self.dice.roll().into()),
+                cluster_id: {
+                    let random = ClusterId(self.dice.roll().into());
+                    self.cluster_id.unwrap_or(random)
+                },
                 founder: NodeId(1),
                 alone: self.dice.below(2) == 0,
             },
@@ -235,7 +328,7 @@ pub fn last_segment(disk: &SimDisk) -> String {
     disk.list()
         .unwrap()
         .into_iter()
-        .rfind(|name| !name.ends_with(".tmp"))
+        .rfind(|name| name.starts_with("log-") && !name.ends_with(".tmp"))
         .unwrap_or_default()
 }
 
@@ -245,7 +338,9 @@ pub fn nothing() -> Write {
         sequence: 0,
         generation: 0,
         hard_state: None,
+        install: None,
         truncate_from: None,
         entries: Vec::new(),
+        compact_to: None,
     }
 }

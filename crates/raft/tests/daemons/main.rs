@@ -12,5 +12,6 @@ mod partitions;
 mod power;
 mod refusals;
 mod robustness;
+mod snapshots;
 mod three_nodes;
 mod throughput;

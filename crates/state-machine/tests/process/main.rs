@@ -4,17 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod node;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use node::{
-    NODE, PATIENCE, PROGRAM, assert_failed, batch, execute, handshake, hello, junk, outcomes,
+    NODE, PATIENCE, assert_failed, batch, execute, handshake, hello, junk, on_a_disk_of, outcomes,
     own_address, program, query, start, start_command, synced,
 };
 use tonic::Code;
@@ -319,26 +319,15 @@ async fn junk_harms_nobody_on_the_port_in_an_entry_and_in_a_query() {
     );
 }
 
-/// A tmpfs of its own, in namespaces of its own, is full for a while.
 #[tokio::test]
 async fn a_full_disk_refuses_the_batch_until_there_is_room() {
     const DISK_BYTES: usize = 64 << 20;
     let data = tempfile::tempdir().unwrap();
     let address = own_address();
-    let inside = |words: &mut dyn Iterator<Item = &std::ffi::OsStr>| {
-        let script = format!(r#"mount -t tmpfs -o size={DISK_BYTES} tmpfs "$0" && exec "$@""#);
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-        command.arg(data.path()).args(words);
-        command
-    };
-    let probe = inside(&mut ["true".as_ref()].into_iter()).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
+    let Some(command) = on_a_disk_of(DISK_BYTES, data.path(), address) else {
         println!("SKIPPED: namespace");
         return;
-    }
-    let outside = program(data.path(), address);
-    let command = inside(&mut std::iter::once(PROGRAM.as_ref()).chain(outside.get_args()));
+    };
     let (process, mut client) = start_command(command, address).await;
     handshake(&mut client, 1).await;
     execute(&mut client, 1, 1, &[b"PUT k before"])

@@ -1,5 +1,6 @@
 //! The program under test, started as a node starts it, and a client that is the daemon's part.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -37,6 +38,25 @@ pub fn program(data: &Path, address: SocketAddr) -> Command {
     command.args(["--set", &format!("DataDir={}", data.display())]);
     command.args(["--set", &format!("BindIp={}", address.ip())]);
     command
+}
+
+/// The program with its data on a tmpfs of its own, in namespaces of its own, if that may be had.
+pub fn on_a_disk_of(bytes: usize, data: &Path, address: SocketAddr) -> Option<Command> {
+    let inside = |words: &mut dyn Iterator<Item = &OsStr>| {
+        let script = format!(r#"mount -t tmpfs -o size={bytes} tmpfs "$0" && exec "$@""#);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+        command.arg(data).args(words);
+        command
+    };
+    let probe = inside(&mut ["true".as_ref()].into_iter()).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    let outside = program(data, address);
+    Some(inside(
+        &mut std::iter::once(PROGRAM.as_ref()).chain(outside.get_args()),
+    ))
 }
 
 /// A running process; killed when the test is done with it, however that comes about.
