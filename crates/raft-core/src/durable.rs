@@ -88,6 +88,8 @@ pub struct Recovered {
     pub last_log_time_ms: u64,
     /// Index of a Dissolve entry, after which nothing is accepted (F2).
     pub dissolved_at: Option<Index>,
+    /// Operators' orders not to run an entry: the index of each, and the index that it names (P5).
+    pub skips: Vec<(Index, Index)>,
     /// For each run of entries of one term behind the base: the first index and the term, in order.
     pub terms: Vec<(Index, Term)>,
     /// Where the log ends; the base when it has no entries.

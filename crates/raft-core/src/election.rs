@@ -35,6 +35,8 @@ const COLD_START_SPREAD: Duration = Duration::from_millis(150);
 /// Between two further ones, while nobody has heard a leader.
 const COLD_RETRY_MIN: Duration = Duration::from_millis(100);
 const COLD_RETRY_MAX: Duration = Duration::from_millis(250);
+/// Why a candidate that was asked whether its disk went back, and has not answered, gets no vote (D5).
+const SUSPECT: &str = "its disk may have lost promises";
 /// Cold-start pre-votes before the ordinary timer rules.
 const COLD_ATTEMPTS: u8 = 10;
 
@@ -449,12 +451,14 @@ impl Raft {
             Some("its term is behind")
         } else if self.hears_leader() && (request.pre_vote || !token_counts) {
             Some("a leader is heard")
+        } else if self.is_suspect(from) {
+            Some(SUSPECT)
         } else if !request.last.is_up_to_date(self.log.last()) {
             Some("its log is behind")
         } else {
             None
         };
-        if refusal == Some("a leader is heard") || request.pre_vote {
+        if matches!(refusal, Some("a leader is heard" | SUSPECT)) || request.pre_vote {
             return self.answer_vote(from, request, refusal);
         }
         if request.term > current {

@@ -192,6 +192,11 @@ impl Raft {
                 limit,
             });
         }
+        if matches!(payload, Payload::Skip { .. }) {
+            // It is the way out when nothing is applied any more (P5): no limit on what waits for
+            // that stands against it.
+            return None;
+        }
         let uncommitted = self.log.last().index - self.commit_index;
         let unapplied = self.commit_index.saturating_sub(self.applied_index);
         let overloaded = uncommitted >= self.options.max_uncommitted_entries as u64
@@ -302,8 +307,11 @@ impl Raft {
                     .map(|progress| (*voter, progress))
             })
             .filter(|(voter, progress)| {
-                // M1: never to a node that is leaving or stopping.
-                !leading.reconfiguring.is_leaving(*voter) && !progress.health.stopping
+                // M1: never to a node that is leaving or stopping. D5: nor to one whose log may be
+                // shorter than it once said.
+                !self.is_suspect(*voter)
+                    && !leading.reconfiguring.is_leaving(*voter)
+                    && !progress.health.stopping
             })
             .map(|(voter, progress)| {
                 let health = progress.health;

@@ -1,6 +1,6 @@
 //! The log as the core sees it: where it begins, every entry's term, and the newest entries themselves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::configuration::{Configuration, Configurations};
@@ -31,6 +31,8 @@ pub(crate) struct Log {
     /// Index of a Dissolve entry, after which nothing is accepted (F2).
     pub(crate) dissolved_at: Option<Index>,
     last_log_time_ms: u64,
+    /// Operators' orders in the log: where each stands, and which entry it names (P5).
+    skips: BTreeMap<Index, Index>,
 }
 
 impl Log {
@@ -55,6 +57,7 @@ impl Log {
                     .any(|entry| counts_as_content(&entry.payload)),
             dissolved_at: recovered.dissolved_at,
             last_log_time_ms: recovered.last_log_time_ms,
+            skips: recovered.skips.iter().copied().collect(),
             entries: recovered.tail.iter().cloned().collect(),
         }
     }
@@ -71,6 +74,10 @@ impl Log {
     /// The newest complete snapshot.
     pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
         self.snapshot.as_ref()
+    }
+
+    pub(crate) fn skips(&self) -> &BTreeMap<Index, Index> {
+        &self.skips
     }
 
     pub(crate) fn last_log_time_ms(&self) -> u64 {
@@ -152,6 +159,9 @@ impl Log {
                     .append(entry.index, configuration.clone());
             }
             Payload::Dissolve => self.dissolved_at = Some(entry.index),
+            Payload::Skip { index } => {
+                self.skips.insert(entry.index, *index);
+            }
             _ => {}
         }
         self.entries.push_back(entry);
@@ -180,6 +190,7 @@ impl Log {
             term: self.terms.last().map_or(self.base.term, |(_, term)| *term),
         };
         self.configurations.truncate_from(index);
+        self.skips.split_off(&index);
         if self.dissolved_at.is_some_and(|at| at >= index) {
             self.dissolved_at = None;
         }
@@ -216,6 +227,7 @@ impl Log {
             None => {}
         }
         self.configurations.forget_before(index);
+        self.skips.retain(|_, skipped| *skipped > index);
     }
 
     /// The whole log gives way to a snapshot, and goes on behind it (§7, W2).
@@ -225,6 +237,7 @@ impl Log {
         self.terms.clear();
         self.entries.clear();
         self.bytes = 0;
+        self.skips.clear();
         self.configurations = Configurations::default();
         self.configurations
             .append(snapshot.configuration_index, snapshot.configuration.clone());

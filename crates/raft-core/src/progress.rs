@@ -15,6 +15,9 @@ pub(crate) struct Progress {
     /// Durable there, by its own word in this term.
     pub(crate) match_index: Index,
     pub(crate) mode: Mode,
+    /// The end of the first snapshot that it was offered since it acknowledged anything: it may be
+    /// pulling that one still, and will go on behind it.
+    pub(crate) pulling: Option<Index>,
     /// Entries from here on are being read from the disk for it.
     pub(crate) fetching: Option<Index>,
     pub(crate) last_contact: Time,
@@ -45,10 +48,7 @@ pub(crate) enum Mode {
         bytes: usize,
     },
     /// What it lacks is in the log no more: it pulls a snapshot (§7).
-    Snapshot {
-        /// The snapshot ends here.
-        index: Index,
-    },
+    Snapshot,
 }
 
 impl Progress {
@@ -57,6 +57,7 @@ impl Progress {
             next_index,
             match_index: 0,
             mode: Mode::Probe { awaiting: None },
+            pulling: None,
             fetching: None,
             last_contact: now,
             last_progress: now,
@@ -91,7 +92,7 @@ impl Progress {
         self.fetching.is_none()
             && match &self.mode {
                 Mode::Probe { awaiting } => awaiting.is_none(),
-                Mode::Snapshot { .. } => false,
+                Mode::Snapshot => false,
                 Mode::Replicate { inflight, bytes } => {
                     inflight.len() < options.max_inflight_batches
                         && *bytes < options.max_inflight_bytes
@@ -102,7 +103,7 @@ impl Progress {
     pub(crate) fn sent(&mut self, last: Index, bytes: usize, now: Time) {
         match &mut self.mode {
             Mode::Probe { awaiting } => *awaiting = Some(now),
-            Mode::Snapshot { .. } => {}
+            Mode::Snapshot => {}
             Mode::Replicate {
                 inflight,
                 bytes: total,
@@ -122,8 +123,9 @@ impl Progress {
         self.match_index = self.match_index.max(index);
         self.next_index = self.next_index.max(self.match_index + 1);
         self.last_progress = now;
+        self.pulling = None;
         match &mut self.mode {
-            Mode::Probe { .. } | Mode::Snapshot { .. } => {
+            Mode::Probe { .. } | Mode::Snapshot => {
                 self.mode = Mode::Replicate {
                     inflight: VecDeque::new(),
                     bytes: 0,
@@ -147,7 +149,7 @@ impl Progress {
         match &self.mode {
             Mode::Probe { awaiting } => awaiting.is_some_and(|at| now.since(at) >= patience),
             // The offer may be lost, and a newer snapshot may have taken its place.
-            Mode::Snapshot { .. } => now.since(self.last_progress) >= patience,
+            Mode::Snapshot => now.since(self.last_progress) >= patience,
             Mode::Replicate { inflight, .. } => {
                 !inflight.is_empty() && now.since(self.last_progress) >= patience
             }

@@ -117,6 +117,12 @@ impl Raft {
         seed: u64,
     ) -> Raft {
         let log = Log::new(&recovered);
+        // A snapshot of a later term may have been completed and not yet taken up: terms never fall.
+        let mut hard = recovered.hard_state;
+        if log.last().term > hard.current_term {
+            hard.current_term = log.last().term;
+            hard.voted_for = None;
+        }
         // What a snapshot covers is committed (§7).
         let covered = log.snapshot().map_or(0, |snapshot| snapshot.position.index);
         let covered = covered.min(log.last().index);
@@ -126,7 +132,7 @@ impl Raft {
             options,
             dice: Dice::new(seed),
             now,
-            hard: recovered.hard_state,
+            hard,
             disk: DiskState {
                 next_sequence: 1,
                 persisted_sequence: 0,
@@ -220,12 +226,8 @@ impl Raft {
             Role::Leader(leading) => self.leader_deadline(leading),
             _ => self.election_deadline(),
         };
-        let disk = if !self.disk.sick && self.waits_for_disk() {
-            self.disk.waiting_since + self.options.elect_timeout_max
-        } else {
-            Time::NEVER
-        };
-        role.min(disk).min(self.follower_reads.next_deadline())
+        role.min(self.disk_deadline())
+            .min(self.follower_reads.next_deadline())
     }
 
     /// This node.
@@ -260,8 +262,14 @@ impl Raft {
         self.disk.persisted_sequence >= self.disk.hard_sequence
     }
 
+    /// All such peers, see [`Raft::is_suspect`].
+    pub(crate) fn suspected(&self) -> BTreeSet<NodeId> {
+        self.suspects.keys().copied().collect()
+    }
+
     /// Whether this peer was asked if its disk has lost promises, and has not answered. Until then
-    /// neither its votes nor its acknowledgements count (D5).
+    /// neither its votes nor its acknowledgements count, and it is neither voted for nor made a leader
+    /// (D5).
     pub(crate) fn is_suspect(&self, peer: NodeId) -> bool {
         self.suspects.contains_key(&peer)
     }
@@ -310,6 +318,12 @@ impl Raft {
             configuration_index,
             configuration,
         })
+    }
+
+    /// Operators' orders in the log, committed or not (P5): where each stands, and the entry that it
+    /// names. Whoever applies must know of them before it comes to that entry.
+    pub fn skips(&self) -> &BTreeMap<Index, Index> {
+        self.log.skips()
     }
 
     /// Where the log ends, durable or not.
@@ -534,20 +548,24 @@ impl Raft {
     /// A write has been outstanding for too long (D4). One that is larger than a batch may take its
     /// time: it says nothing of the disk.
     fn check_disk(&mut self) {
-        let waiting = self.waits_for_disk();
-        let late = self.now.since(self.disk.waiting_since) >= self.options.elect_timeout_max;
-        if waiting && late && !self.disk.sick {
+        if self.now >= self.disk_deadline() {
             self.disk.sick = true;
             self.event(Event::DiskHealth { sick: true });
             self.yield_leadership("its disk is sick");
         }
     }
 
-    /// A write of usual size is under way.
-    fn waits_for_disk(&self) -> bool {
+    /// When the disk counts as sick, if nothing is completed until then: a write of usual size has
+    /// waited for so long, and for its turn no longer.
+    fn disk_deadline(&self) -> Time {
         let usual = self.options.max_batch_bytes;
         let mut writes = self.disk.outstanding.iter();
-        writes.any(|write| write.bytes <= usual)
+        match writes.find(|write| write.bytes <= usual) {
+            Some(write) if !self.disk.sick => {
+                self.disk.waiting_since.max(write.since) + self.options.elect_timeout_max
+            }
+            _ => Time::NEVER,
+        }
     }
 
     fn run_timers(&mut self) {

@@ -65,9 +65,11 @@ impl Raft {
         let Some(progress) = self.leading().and_then(|l| l.progress.get_mut(&peer)) else {
             return;
         };
-        let index = position.index;
-        progress.mode = Mode::Snapshot { index };
+        // It may still be pulling an earlier one, and will go on behind that.
+        progress.pulling.get_or_insert(position.index);
+        progress.mode = Mode::Snapshot;
         progress.last_progress = now;
+        let index = position.index;
         self.event(Event::SnapshotOffered { peer, index });
         self.send(peer, Message::InstallSnapshot { term, position });
     }
@@ -183,7 +185,7 @@ impl Raft {
         let late = match &progress.mode {
             Mode::Probe { .. } => refused != progress.next_index - 1,
             Mode::Replicate { .. } => false,
-            Mode::Snapshot { .. } => true,
+            Mode::Snapshot => true,
         };
         if refused < progress.match_index || late {
             return; // A late answer to something that was settled since.

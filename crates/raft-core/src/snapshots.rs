@@ -11,7 +11,6 @@ use std::sync::Arc;
 use crate::durable::SnapshotMeta;
 use crate::ids::{Index, NodeId, Position};
 use crate::io::{Effect, Event};
-use crate::progress::Mode;
 use crate::raft::{Raft, Role};
 
 impl Raft {
@@ -63,10 +62,7 @@ impl Raft {
             .progress
             .values()
             .filter(|peer| self.now.since(peer.last_contact) < fresh)
-            .map(|peer| match peer.mode {
-                Mode::Snapshot { index } => index.max(peer.match_index),
-                Mode::Probe { .. } | Mode::Replicate { .. } => peer.match_index,
-            })
+            .map(|peer| peer.match_index.max(peer.pulling.unwrap_or(0)))
             .min()
             .unwrap_or(Index::MAX)
     }
@@ -109,6 +105,11 @@ impl Raft {
         }
         if self.log.matches(position) {
             self.log.set_snapshot(snapshot);
+        } else if position.index <= self.following.verified_index {
+            // This log is the leader's up to there, and the leader's log holds what is committed.
+            let peer = self.leader().unwrap_or(self.id);
+            let what = "a snapshot that contradicts what is settled";
+            return self.event(Event::Nonsense { peer, what });
         } else {
             self.installing = Some(snapshot.clone());
             self.install_snapshot(snapshot);

@@ -70,6 +70,7 @@ impl Raft {
     /// Tells the heir once it has everything; gives up when it takes too long.
     pub(crate) fn run_transfer(&mut self) {
         let (now, term, last) = (self.now, self.term(), self.log.last().index);
+        let suspects = self.suspected();
         let Role::Leader(leading) = &mut self.role else {
             return;
         };
@@ -77,10 +78,11 @@ impl Raft {
             return;
         };
         let to = transfer.to;
-        let ready = leading
-            .progress
-            .get(&to)
-            .is_some_and(|peer| peer.match_index == last);
+        let ready = !suspects.contains(&to)
+            && leading
+                .progress
+                .get(&to)
+                .is_some_and(|peer| peer.match_index == last);
         if now >= transfer.deadline {
             leading.transfer = None;
             self.event(Event::Transfer {

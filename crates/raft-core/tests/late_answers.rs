@@ -373,3 +373,109 @@ fn every_read_fails_at_its_own_deadline() {
         assert_eq!(failed, [(2, 100), (3, 200), (1, 300)], "leads: {leads}");
     }
 }
+
+/// D5: nor is it voted for, before or in the election, and the term of its request is not taken over.
+#[test]
+fn a_suspect_is_not_voted_for() {
+    let mut one = One::new(2, &[1, 2, 3], &[1, 1]);
+    one.settle(hello(3, 7, 1, 2, false));
+    one.settle(hello(3, 6, 1, 2, false));
+    for pre_vote in [PRE_VOTE, VOTE] {
+        let effects = one.hear(3, ask(2, pre_vote, at(2, 1)));
+        assert_eq!(granted(&effects), Some(false));
+    }
+    assert_eq!(one.raft.term(), 1);
+    one.settle(hello(3, 7, 1, 2, true));
+    for pre_vote in [PRE_VOTE, VOTE] {
+        assert_eq!(
+            granted(&one.hear(3, ask(2, pre_vote, at(2, 1)))),
+            Some(true)
+        );
+    }
+}
+
+/// D5: nor is leadership handed to it, though it once acknowledged everything.
+#[test]
+fn a_suspect_is_no_heir() {
+    let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
+    let (term, last) = (leader.raft.term(), leader.raft.last().index);
+    leader.settle(hello(3, 1, term, last - 1, false));
+    for to in [None, Some(node(3))] {
+        let effects = leader.settle(Input::Transfer { to });
+        let told = sent(&effects)
+            .into_iter()
+            .find_map(|(to, message)| matches!(message, Message::TimeoutNow { .. }).then_some(to));
+        assert_ne!(told, Some(node(3)), "asked for {to:?}");
+    }
+}
+
+/// D4: a small write that waits behind a large one has not waited for long.
+#[test]
+fn a_small_write_behind_a_large_one_is_not_late_at_birth() {
+    let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
+    let term = leader.raft.term();
+    leader.step(put(1, &"x".repeat(2 << 20)));
+    let wait = |leader: &mut One, ms: u64| {
+        for _ in 0..ms / 100 {
+            leader.now = leader.now + milliseconds(100);
+            leader.step(Input::Tick);
+            for peer in [2, 3] {
+                leader.hear_only(peer, heartbeat_reply(term, 0));
+            }
+        }
+    };
+    wait(&mut leader, 2000);
+    leader.step(put(2, "small"));
+    wait(&mut leader, 1400);
+    assert!(!leader.raft.health().disk_sick);
+    wait(&mut leader, 200);
+    assert!(leader.raft.health().disk_sick);
+}
+
+/// P5: an order to skip an entry is taken whatever else waits: it is the way out.
+#[test]
+fn an_order_to_skip_is_never_overload() {
+    let options = Options {
+        max_uncommitted_entries: 1,
+        max_unapplied_entries: 1,
+        ..Options::default()
+    };
+    let mut leader = One::with(1, configuration(&[1, 2, 3]), &[1, 1], options);
+    leader.elect();
+    leader.all_ack();
+    assert_eq!(refused(&leader.put("x")), Some(Refusal::Overloaded));
+    let skip = Proposal {
+        request: 7,
+        payload: Payload::Skip { index: 2 },
+    };
+    let effects = leader.settle(Input::PutEntries(vec![skip]));
+    assert_eq!(refused(&effects), None);
+    assert_eq!(
+        leader.raft.skips().values().copied().collect::<Vec<_>>(),
+        [2]
+    );
+}
+
+/// P5: an order is known from the moment that it stands in the log, rolled back with it, and over a
+/// restart.
+#[test]
+fn orders_to_skip_are_kept_as_the_log_is() {
+    let mut one = One::new(2, &[1, 2, 3], &[1, 1, 1]);
+    let order = raft_core::message::AppendEntries {
+        term: 1,
+        previous: at(3, 1),
+        entries: vec![raft_core::Entry {
+            index: 4,
+            term: 1,
+            log_time_ms: 0,
+            payload: Payload::Skip { index: 3 },
+        }],
+        commit_index: 3,
+    };
+    one.hear(1, Message::AppendEntries(order));
+    assert_eq!(one.raft.skips().iter().next(), Some((&4, &3)));
+    let mut one = one.crash();
+    assert_eq!(one.raft.skips().iter().next(), Some((&4, &3)));
+    one.hear(3, append(2, at(3, 1), &[2], 3));
+    assert!(one.raft.skips().is_empty());
+}

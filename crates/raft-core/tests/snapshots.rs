@@ -460,3 +460,31 @@ fn a_configuration_rolls_back_to_the_snapshot_s() {
     assert_eq!(one.raft.configuration().1.voters, voters(&[1, 2, 3]));
     assert_eq!(one.raft.last(), at(11, 3));
 }
+
+/// W2: whoever offers one thing and hands over another is not obeyed: what stands here up to where it is
+/// known to be the leader's stays, and nothing that is said later trips over it.
+#[test]
+fn w2_a_snapshot_that_contradicts_what_is_settled() {
+    let mut one = One::new(2, &[1, 2, 3], &[1; 5]);
+    one.hear(1, append(2, at(5, 1), &[2; 5], 0));
+    assert_eq!(pulls(&one.hear(1, offer(2, at(7, 1)))).len(), 1);
+    let snapshot = meta(at(7, 1), &[1, 2, 3]);
+    received(&mut one, &snapshot);
+    one.sync();
+    assert_eq!(one.raft.last(), at(10, 2));
+    one.hear(1, heartbeat(2, 9, &[]));
+    assert_eq!(one.raft.commit_index(), 9);
+}
+
+/// §5.1: a snapshot of a later term may be complete when the process ends. Terms never fall.
+#[test]
+fn a_start_from_a_snapshot_of_a_later_term() {
+    let mut one = One::new(2, &[1, 2, 3], &[1, 1]);
+    one.snapshot = Some(meta(at(9, 5), &[1, 2, 3]));
+    one.cut = at(9, 5);
+    one.log.clear();
+    let mut again = one.crash();
+    assert_eq!(again.raft.term(), 5);
+    again.elect();
+    assert_eq!(again.raft.last(), at(10, 6));
+}

@@ -17,6 +17,8 @@ pub(crate) struct Replay {
     pub configurations: Vec<(Index, Arc<Configuration>)>,
     pub cluster_id: Option<ClusterId>,
     pub dissolved_at: Option<Index>,
+    /// Where each order to skip an entry stands, and which entry it names.
+    pub skips: Vec<(Index, Index)>,
     /// Log time of the base, as far as a reset said it.
     pub base_log_time_ms: u64,
     pub catalog: Catalog,
@@ -79,6 +81,7 @@ impl Replay {
                     self.cluster_id = None;
                 }
                 self.dissolved_at = self.dissolved_at.filter(|at| *at < from);
+                self.skips.retain(|(at, _)| *at < from);
             }
             Record::Reset { .. } if !first => {
                 return Err(Flaw::Damaged("a reset that begins no segment"));
@@ -90,6 +93,7 @@ impl Replay {
                 self.configurations.clear();
                 self.cluster_id = None;
                 self.dissolved_at = None;
+                self.skips.clear();
                 self.base_log_time_ms = log_time_ms;
                 self.row.keep_from(segment);
             }
@@ -114,6 +118,7 @@ impl Replay {
                         self.configurations.push((entry.index, configuration));
                     }
                     Payload::Dissolve => self.dissolved_at = Some(entry.index),
+                    Payload::Skip { index } => self.skips.push((entry.index, index)),
                     _ => {}
                 }
             }

@@ -26,7 +26,7 @@
 use std::sync::Arc;
 
 use raft_core::sessions::{Outcome, OutcomeKind};
-use raft_core::{Entry, Index, Payload, Position};
+use raft_core::{Entry, Index, Position};
 use tokio::sync::{mpsc, oneshot};
 use wire::state_machine as pb;
 
@@ -51,6 +51,9 @@ const POISON_ALARM: &str = "poison";
 /// outside at just that moment does not fail so often.
 const POISON_ATTEMPTS: u32 = 3;
 
+/// How often it is looked whether an order to skip an entry is committed by now.
+const SKIP_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// See the module.
 pub struct Apply {
     shared: Arc<Shared>,
@@ -73,8 +76,6 @@ struct Trouble {
     one_by_one: Index,
     /// The entry that failed alone, and how often in a row.
     failed: (Index, u32),
-    /// The log was searched for a Skip of that entry up to here.
-    searched: Index,
 }
 
 impl Apply {
@@ -166,6 +167,8 @@ impl Apply {
             self.waiters.passed(index);
             self.shared.progress.set_recorded(index);
         }
+        // Before a state machine is looked at: the log may reach no further back than this.
+        self.walk.forget_up_to(self.snapshots.floor());
         Ok(())
     }
 
@@ -272,12 +275,15 @@ impl Apply {
                 );
             }
             self.walk.forget_up_to(floor);
-            self.look_for_skip(next, committed).await;
+            if !self.heed_skip(next, committed).await {
+                continue;
+            }
             let Some(entries) = self.entries(next, committed, &hello).await else {
                 tokio::time::sleep(STATE_MACHINE_BACKOFF.1).await;
                 continue;
             };
             let (sent, positions, left) = self.walk.admit(entries);
+            self.warn_of_contradictions();
             self.committed.put_back(left);
             let count = sent.len();
             assert!(
@@ -293,21 +299,31 @@ impl Apply {
                 "DIGESTCOMMITS",
                 "{count} entries from {next}, committed up to {committed}"
             );
-            match connection.execute(sent, floor).await {
-                Ok(reply) => self.applied(&positions, reply),
-                Err(reason) => {
+            let applied = match connection.execute(sent, floor).await {
+                Ok(reply) => {
+                    let applied = reply.applied_index;
+                    self.applied(&positions, reply);
+                    applied
+                }
+                Err(failure) => {
                     let last = next + count as u64 - 1;
-                    self.failed(next, last, &reason);
+                    if failure.over_the_entries {
+                        self.failed(next, last, &failure.reason);
+                    }
+                    let reason = failure.reason;
                     return (moved_on, format!("{reason} (entries {next} to {last})"));
                 }
-            }
-            if self.trouble.failed.0 == next {
-                self.trouble.failed = (0, 0);
-                self.shared.alarm(POISON_ALARM, None);
-            }
+            };
             moved_on = true;
             next += count as u64;
-            self.snapshot_if_due(&mut connection, next - 1).await;
+            if self.trouble.failed.0 < next && self.shared.poison() != 0 {
+                self.shared.set_poison(0);
+                self.shared.alarm(POISON_ALARM, None);
+            }
+            // One that is ahead of the walk would tell of another index.
+            if applied == next - 1 {
+                self.snapshot_if_due(&mut connection, applied).await;
+            }
         }
     }
 
@@ -322,7 +338,6 @@ impl Apply {
         }
         if trouble.failed.0 != first {
             trouble.failed = (first, 0);
-            trouble.searched = first;
         }
         trouble.failed.1 = trouble.failed.1.saturating_add(1);
         if trouble.failed.1 >= POISON_ATTEMPTS {
@@ -332,31 +347,43 @@ impl Apply {
                  `raft-client skip {first}`"
             );
             self.shared.alarm(POISON_ALARM, Some(sentence));
+            self.shared.set_poison(first);
         }
     }
 
-    /// Whether an operator's Skip of the entry at `next`, which failed before, stands behind it.
-    async fn look_for_skip(&mut self, next: Index, committed: Index) {
-        if self.trouble.failed.0 != next {
-            return;
-        }
-        let wanted = Payload::Skip { index: next };
-        while self.trouble.searched < committed {
-            let from = self.trouble.searched + 1;
-            let max_bytes = self.shared.config.max_batch_bytes;
-            let read = self.disk.read(from, committed, max_bytes).await;
-            let entries = read.unwrap_or_default();
-            let Some(last) = entries.last() else { return };
-            self.trouble.searched = last.index;
-            if entries.iter().any(|entry| entry.payload == wanted) {
-                say!(
-                    warn,
-                    "SKIP",
-                    "entry {next} is left out: an operator's order"
-                );
-                self.walk.skip(next);
-                return;
+    /// Whether the entry at `next` may be decided about. An order that names it is in the log of this
+    /// node, if it is in any committed one up to `committed`; one that is not committed yet is waited for,
+    /// until it is, or has given way.
+    async fn heed_skip(&mut self, next: Index, committed: Index) -> bool {
+        match self.shared.skip_of(next) {
+            Some(at) if at <= committed => {
+                if next > self.walk.recorded {
+                    say!(
+                        warn,
+                        "SKIP",
+                        "entry {next} is left out: the order of an operator"
+                    );
+                    self.walk.skip(next);
+                }
+                true
             }
+            Some(_) => {
+                tokio::time::sleep(SKIP_INTERVAL).await;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// What was skipped elsewhere was applied here: a state that is not the others'.
+    fn warn_of_contradictions(&mut self) {
+        for index in std::mem::take(&mut self.walk.contradicted) {
+            let sentence = format!(
+                "entry {index} was skipped by an operator, and this node's state machine had applied \
+                 it: its state differs from the others'. Give it an empty data directory"
+            );
+            self.shared
+                .alarm(format!("contradiction-{index}"), Some(sentence));
         }
     }
 
@@ -434,6 +461,8 @@ impl Apply {
         };
         let max_entries = match hello.max_batch_entries {
             _ if next <= self.trouble.one_by_one => 1,
+            // An entry that is named by an order is decided about when it comes first.
+            _ if self.shared.next_skipped(next + 1).is_some() => 1,
             0 => config.max_batch_entries,
             theirs => config.max_batch_entries.min(theirs as usize),
         };

@@ -434,13 +434,17 @@ impl Raft for ClientService {
         let deadline = self.deadline(request.timeout_ms);
         self.check_cluster(&request.cluster_id, deadline).await?;
         at_leader!(self, request, deadline, Broken::Retry, skip, {
-            let progress = &self.shared.progress;
-            let (index, recorded, commit) = (request.index, progress.recorded(), progress.commit());
-            if index <= recorded || index > commit {
-                let sentence = format!(
-                    "only an entry that is committed and not applied can be skipped: entries up to \
-                     {recorded} are applied here, and those up to {commit} are committed"
-                );
+            let (index, poison) = (request.index, self.shared.poison());
+            if index != poison || index == 0 {
+                let sentence = match poison {
+                    0 => "the leader's state machine fails at no entry: there is nothing to \
+                          skip"
+                        .to_owned(),
+                    poison => format!(
+                        "only the entry at which the leader's state machine fails can be skipped, \
+                         and that is entry {poison}"
+                    ),
+                };
                 return self.refuse(ErrorKind::Invalid, &sentence);
             }
             match self.append(Payload::Skip { index }, deadline).await? {

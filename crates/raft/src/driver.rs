@@ -8,7 +8,7 @@
 //! one message to each peer. No timer gathers them; what arrives while a round runs is the next
 //! round's batch.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct Driver {
     /// Leads, latest configuration, committed configuration: as published.
     published: (bool, Index, Index),
     bound: bool,
+    /// Operators' orders in the log, as published.
+    skips: BTreeMap<Index, Index>,
     /// The latest configuration has removed this node, which may not know yet that it is committed:
     /// nobody sends it anything any more, so it asks (M1).
     outside: bool,
@@ -100,8 +102,10 @@ impl Driver {
             handed_out: 0,
             applied_told: 0,
             published: (false, Index::MAX, Index::MAX),
+            skips: BTreeMap::new(),
             outside: false,
         };
+        driver.publish_skips();
         driver.publish_durable();
         driver.publish();
         driver
@@ -177,6 +181,7 @@ impl Driver {
     fn step(&mut self, input: Input) {
         let now = self.now();
         let effects = self.parts.raft.step(now, input);
+        self.publish_skips();
         // Before any acknowledgement leaves: a Hello that is composed later must not claim less (D5).
         self.publish_durable();
         for effect in effects {
@@ -310,7 +315,9 @@ impl Driver {
             if reply.is_closed() {
                 continue; // Whoever asked has given up: it was not appended, and never will be.
             }
-            if let Err(sentence) = self.parts.room.admit(payload.encoded_len() as u64) {
+            // An order to skip is the way out when nothing is applied, and so no log shrinks.
+            let way_out = matches!(payload, Payload::Skip { .. });
+            if !way_out && let Err(sentence) = self.parts.room.admit(payload.encoded_len() as u64) {
                 let _ = reply.send(Answer::LogFull(sentence));
                 continue;
             }
@@ -452,6 +459,19 @@ impl Driver {
         if let Some((in_session, reply)) = self.proposals.remove(&request) {
             self.parts.waiters.wait(position, in_session, reply);
         }
+    }
+
+    /// Before anything that is committed is handed out: digest_commits must not run an entry that an
+    /// order behind it names.
+    fn publish_skips(&mut self) {
+        let skips = self.parts.raft.skips();
+        if *skips == self.skips {
+            return;
+        }
+        self.skips.clone_from(skips);
+        // The first order counts.
+        let by_entry = skips.iter().rev().map(|(at, skipped)| (*skipped, *at));
+        self.parts.shared.set_skips(by_entry.collect());
     }
 
     fn publish_durable(&self) {

@@ -161,6 +161,10 @@ pub struct Shared {
     log_cluster: Mutex<Option<ClusterId>>,
     /// The cluster whose nodes speak to this one, before it has bound one (F4).
     heard_cluster: Mutex<Option<ClusterId>>,
+    /// Operators' orders in the log: the entry that each names, and where it stands (P5).
+    skips: Mutex<BTreeMap<Index, Index>>,
+    /// The entry on which the state machine fails; 0: there is none.
+    poison: AtomicU64,
     configurations: Mutex<Configurations>,
     alarms: Mutex<BTreeMap<String, String>>,
     rolled_back: Mutex<BTreeSet<NodeId>>,
@@ -199,6 +203,8 @@ impl Shared {
             metrics: Metrics::default(),
             log_cluster: Mutex::default(),
             heard_cluster: Mutex::default(),
+            skips: Mutex::default(),
+            poison: AtomicU64::new(0),
             configurations: Mutex::default(),
             alarms: Mutex::default(),
             rolled_back: Mutex::default(),
@@ -266,6 +272,32 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Where the first order to skip the entry at `index` stands, committed or not.
+    pub fn skip_of(&self, index: Index) -> Option<Index> {
+        locked(&self.skips).get(&index).copied()
+    }
+
+    /// The next entry at or behind `index` that an order names.
+    pub fn next_skipped(&self, index: Index) -> Option<Index> {
+        let skips = locked(&self.skips);
+        skips.range(index..).next().map(|(skipped, _)| *skipped)
+    }
+
+    #[allow(missing_docs)]
+    pub fn set_skips(&self, skips: BTreeMap<Index, Index>) {
+        *locked(&self.skips) = skips;
+    }
+
+    /// The entry on which this node's state machine fails; 0: there is none.
+    pub fn poison(&self) -> Index {
+        self.poison.load(Ordering::Acquire)
+    }
+
+    #[allow(missing_docs)]
+    pub fn set_poison(&self, index: Index) {
+        self.poison.store(index, Ordering::Release);
     }
 
     /// The cluster that was heard last. Provisional until it is bound (F4).

@@ -32,6 +32,49 @@ pub struct Connection {
     pub hello: pb::HandshakeReply,
 }
 
+/// Why a batch was not applied.
+#[derive(Debug)]
+pub struct ExecuteFailure {
+    /// For people.
+    pub reason: String,
+    /// The state machine failed, died or hung over these very entries, as far as one can tell (P5).
+    pub over_the_entries: bool,
+}
+
+/// Whether a failed call may be the fault of its entries: not when the state machine refused and goes on,
+/// for want of room or of time, or since the call was not of its epoch.
+fn blames_entries(status: &tonic::Status) -> bool {
+    use tonic::Code;
+    match status.code() {
+        Code::ResourceExhausted
+        | Code::Aborted
+        | Code::FailedPrecondition
+        | Code::InvalidArgument
+        | Code::Unimplemented => false,
+        Code::Unavailable => status
+            .metadata()
+            .get("leeky-reason")
+            .is_none_or(|reason| reason != "BUSY"),
+        _ => true,
+    }
+}
+
+impl ExecuteFailure {
+    fn over_the_entries(reason: String) -> ExecuteFailure {
+        ExecuteFailure {
+            reason,
+            over_the_entries: true,
+        }
+    }
+
+    fn of_form(reason: &str) -> ExecuteFailure {
+        ExecuteFailure {
+            reason: reason.to_owned(),
+            over_the_entries: false,
+        }
+    }
+}
+
 /// Why there is no epoch.
 #[derive(Debug)]
 pub enum NoEpoch {
@@ -141,12 +184,12 @@ impl Connection {
     /// Sends one batch, and checks the form of the answer. Whatever goes wrong ends the epoch.
     ///
     /// # Errors
-    /// A sentence.
+    /// A sentence, and whether these entries may be to blame.
     pub async fn execute(
         &mut self,
         entries: Vec<pb::Entry>,
         results_floor: u64,
-    ) -> Result<pb::ExecuteReply, String> {
+    ) -> Result<pb::ExecuteReply, ExecuteFailure> {
         let wanted: Vec<u64> = entries.iter().map(|entry| entry.index).collect();
         let last = wanted.last().copied().unwrap_or_default();
         let request = pb::ExecuteRequest {
@@ -157,16 +200,51 @@ impl Connection {
         let call = tokio::time::timeout(EXECUTE_DEADLINE, self.client.execute(request));
         let reply = call
             .await
-            .map_err(|_| format!("Execute took longer than {} s", EXECUTE_DEADLINE.as_secs()))?
-            .map_err(|status| net::status_line(&status))?
+            .map_err(|_| {
+                let reason = format!("Execute took longer than {} s", EXECUTE_DEADLINE.as_secs());
+                ExecuteFailure::over_the_entries(reason)
+            })?
+            .map_err(|status| ExecuteFailure {
+                over_the_entries: blames_entries(&status),
+                reason: net::status_line(&status),
+            })?
             .into_inner();
         if reply.epoch != self.epoch || reply.nonce != self.hello.nonce {
-            return Err("another instance of the state machine answered".to_owned());
+            return Err(ExecuteFailure::of_form(
+                "another instance of the state machine answered",
+            ));
         }
         let given = reply.outcomes.iter().map(|outcome| outcome.index);
         if !given.eq(wanted) || reply.applied_index < last {
-            return Err("the answer to Execute does not fit the entries".to_owned());
+            return Err(ExecuteFailure::of_form(
+                "the answer to Execute does not fit the entries",
+            ));
         }
         Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_want_of_room_or_time_says_nothing_against_an_entry() {
+        for status in [
+            tonic::Status::resource_exhausted("no room"),
+            tonic::Status::aborted("stale epoch"),
+            tonic::Status::failed_precondition("out of order"),
+        ] {
+            assert!(!blames_entries(&status), "{status}");
+        }
+        let mut busy = tonic::Status::unavailable("busy");
+        assert!(blames_entries(&busy), "it stops, or died");
+        let reason = tonic::metadata::MetadataValue::from_static("BUSY");
+        busy.metadata_mut().insert("leeky-reason", reason);
+        assert!(!blames_entries(&busy));
+        assert!(blames_entries(&tonic::Status::internal("panicked")));
+        assert!(blames_entries(&tonic::Status::unknown(
+            "the connection broke"
+        )));
     }
 }

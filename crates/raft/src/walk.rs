@@ -23,6 +23,8 @@ pub struct Walk {
     admitted: BTreeMap<Index, Admitted>,
     /// Everything up to here is answered, and its outcomes are in the table.
     pub recorded: Index,
+    /// Entries that were executed here, and that an order behind them says to skip.
+    pub contradicted: Vec<Index>,
     /// Log time of the last entry that was looked at (S3).
     pub log_time_ms: u64,
 }
@@ -98,6 +100,7 @@ impl Walk {
             log_time_ms,
             table,
             admitted: BTreeMap::new(),
+            contradicted: Vec::new(),
         }
     }
 
@@ -187,6 +190,12 @@ impl Walk {
     fn admit_new(&mut self, entry: &Entry) {
         let position = entry.position();
         self.log_time_ms = self.log_time_ms.max(entry.log_time_ms);
+        if let Payload::Skip { index } = entry.payload
+            && index > self.base
+            && self.commands.get(index)
+        {
+            self.contradicted.push(index);
+        }
         let admitted = match self.table.admit(entry) {
             Admission::Execute(_) => {
                 self.commands.set(entry.index, true);

@@ -195,6 +195,9 @@ impl One {
             recovered.configurations.push(first);
         }
         for entry in &log {
+            if let Payload::Skip { index } = entry.payload {
+                recovered.skips.push((entry.index, index));
+            }
             if entry.payload == Payload::Dissolve {
                 recovered.dissolved_at = Some(entry.index);
             }

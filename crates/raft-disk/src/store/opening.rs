@@ -35,6 +35,7 @@ impl LogStore {
         if let Some(snapshot) = beyond {
             replay.configurations.clear();
             replay.dissolved_at = None;
+            replay.skips.clear();
             replay.base_log_time_ms = snapshot.log_time_ms;
         }
         let configurations = replay.configurations_with(snapshot.as_deref());
@@ -78,6 +79,7 @@ impl LogStore {
             snapshot,
             last_log_time_ms: entry_time.max(snapshot_time).max(replay.base_log_time_ms),
             dissolved_at: replay.dissolved_at,
+            skips: replay.skips,
             terms: store.terms.starts.clone(),
             last,
             configurations,
