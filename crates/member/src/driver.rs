@@ -78,6 +78,10 @@ impl Driver {
         let shutdown = self.shutdown.clone();
         let mut buffer = [0; RECEIVE_BUFFER_BYTES];
         self.use_introducers();
+        // JOIN leaves before anyone is heard. A packet may wait in the socket already, since the others
+        // look for whom they lost; a node that was found so would not ask, and never learn that it is
+        // back (rejoin).
+        self.member.tick(self.now());
         loop {
             self.drain();
             let deadline = self.origin + self.member.next_deadline();
