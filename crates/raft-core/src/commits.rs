@@ -69,14 +69,7 @@ impl Raft {
         }
     }
 
-    /// A snapshot up to `index` says that this is committed (§7).
-    pub(crate) fn commit_covered(&mut self, index: Index) {
-        if index > self.commit_index {
-            self.set_commit_index(index);
-        }
-    }
-
-    fn set_commit_index(&mut self, index: Index) {
+    pub(crate) fn set_commit_index(&mut self, index: Index) {
         assert!(
             index <= self.log.last().index,
             "nothing beyond the log is committed"

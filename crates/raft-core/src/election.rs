@@ -35,6 +35,8 @@ const COLD_START_SPREAD: Duration = Duration::from_millis(150);
 /// Between two further ones, while nobody has heard a leader.
 const COLD_RETRY_MIN: Duration = Duration::from_millis(100);
 const COLD_RETRY_MAX: Duration = Duration::from_millis(250);
+/// Why a candidate gets no vote while a leader lives (E3).
+const HEARS_LEADER: &str = "a leader is heard";
 /// Why a candidate that was asked whether its disk went back, and has not answered, gets no vote (D5).
 const SUSPECT: &str = "its disk may have lost promises";
 /// Cold-start pre-votes before the ordinary timer rules.
@@ -450,7 +452,7 @@ impl Raft {
         let refusal = if request.term < current || (request.pre_vote && request.term == current) {
             Some("its term is behind")
         } else if self.hears_leader() && (request.pre_vote || !token_counts) {
-            Some("a leader is heard")
+            Some(HEARS_LEADER)
         } else if self.is_suspect(from) {
             Some(SUSPECT)
         } else if !request.last.is_up_to_date(self.log.last()) {
@@ -458,7 +460,7 @@ impl Raft {
         } else {
             None
         };
-        if matches!(refusal, Some("a leader is heard" | SUSPECT)) || request.pre_vote {
+        if matches!(refusal, Some(HEARS_LEADER | SUSPECT)) || request.pre_vote {
             return self.answer_vote(from, request, refusal);
         }
         if request.term > current {
@@ -501,7 +503,7 @@ impl Raft {
             pre_vote: request.pre_vote,
             granted,
             request_term: request.term,
-            hears_leader: refusal == Some("a leader is heard"),
+            hears_leader: refusal == Some(HEARS_LEADER),
         };
         self.send(from, Message::RequestVoteReply(reply));
     }

@@ -345,8 +345,6 @@ pub enum Event {
     RetryAppendEntries { peer: NodeId, next_index: Index },
     /// SNAPSHOT: a peer needs entries that are in the log no more.
     SnapshotOffered { peer: NodeId, index: Index },
-    /// SNAPSHOT: this log gave way to a snapshot.
-    SnapshotInstalled { index: Index },
     /// The log was cut off behind a snapshot.
     Compacted { index: Index },
     /// MISMATCHTERM: somebody is behind.

@@ -39,8 +39,6 @@ pub struct Raft {
     pub(crate) commit_index: Index,
     committed_told: Index,
     pub(crate) applied_index: Index,
-    /// The log gives way to this snapshot as soon as the disk has done so.
-    pub(crate) installing: Option<Arc<SnapshotMeta>>,
     pub(crate) disk: DiskState,
     held: VecDeque<(u64, NodeId, Message)>,
     /// Peers that were asked again, and have not answered yet: they count for nothing meanwhile (D5).
@@ -149,7 +147,6 @@ impl Raft {
             commit_index: covered,
             committed_told: 0,
             applied_index: covered,
-            installing: None,
             held: VecDeque::new(),
             suspects: BTreeMap::new(),
             following: Following::default(),
@@ -251,20 +248,20 @@ impl Raft {
     }
 
     /// What a Hello may claim of this disk (D5): the durable term, and where the durable log ends.
-    /// None for the moment in which a new term or a snapshot is being written: a log that gave way to the new
-    /// leader's must never be told under the old term, where it would look like a loss.
+    /// None for the moment in which a new term or a snapshot is being written: a log that gave way to
+    /// the new leader's must never be told under the old term, where it would look like a loss.
     pub fn durable_claim(&self) -> Option<(Term, Index)> {
-        (self.hard_state_is_durable() && self.installing.is_none())
+        (self.hard_state_is_durable() && !self.is_installing())
             .then_some((self.hard.current_term, self.disk.durable_index))
+    }
+
+    /// The log has given way to a snapshot, and the disk has not yet: else it is durable up to its base.
+    fn is_installing(&self) -> bool {
+        self.disk.durable_index < self.log.base().index
     }
 
     pub(crate) fn hard_state_is_durable(&self) -> bool {
         self.disk.persisted_sequence >= self.disk.hard_sequence
-    }
-
-    /// All such peers, see [`Raft::is_suspect`].
-    pub(crate) fn suspected(&self) -> BTreeSet<NodeId> {
-        self.suspects.keys().copied().collect()
     }
 
     /// Whether this peer was asked if its disk has lost promises, and has not answered. Until then
@@ -465,11 +462,7 @@ impl Raft {
             self.flush_write();
         }
         self.log.truncate_from(from);
-        self.disk.generation += 1;
-        self.disk.durable_index = self.disk.durable_index.min(from - 1);
-        let generation = self.disk.generation;
-        let write = self.pending_write();
-        write.generation = generation;
+        let write = self.begin_generation(from - 1);
         write.truncate_from = Some(
             write
                 .truncate_from
@@ -483,12 +476,20 @@ impl Raft {
         // One write installs first and appends afterwards, so what was pending goes first.
         self.flush_write();
         self.log.install(snapshot.clone());
-        self.disk.generation += 1;
-        self.disk.durable_index = 0;
-        let generation = self.disk.generation;
+        let write = self.begin_generation(0);
+        write.install = Some(snapshot);
+    }
+
+    /// The log is another one from the next write on, and durable no further than up to here: reports of
+    /// writes that were asked for before say nothing of it any more (D2).
+    fn begin_generation(&mut self, durable_index: Index) -> &mut Write {
+        let disk = &mut self.disk;
+        disk.generation += 1;
+        disk.durable_index = disk.durable_index.min(durable_index);
+        let generation = disk.generation;
         let write = self.pending_write();
         write.generation = generation;
-        write.install = Some(snapshot);
+        write
     }
 
     fn flush_write(&mut self) {
@@ -527,8 +528,11 @@ impl Raft {
         self.disk.waiting_since = self.now;
         // D2: only a report of this generation, about an entry that is still the one in the log.
         if report.generation == self.disk.generation && self.log.matches(report.last) {
+            let installing = self.is_installing();
             self.disk.durable_index = self.disk.durable_index.max(report.last.index);
-            self.finish_install();
+            if installing && let Some(snapshot) = self.log.snapshot().cloned() {
+                self.effect(Effect::SnapshotInstalled { snapshot });
+            }
         }
         while let Some((sequence, _, _)) = self.held.front() {
             if *sequence > self.disk.persisted_sequence {

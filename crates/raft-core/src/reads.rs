@@ -54,6 +54,15 @@ impl Earliest {
         self.0 = Some(self.0.map_or(deadline, |earliest| earliest.min(deadline)));
     }
 
+    /// Whether this deadline is still ahead; it is noted then.
+    fn keeps(&mut self, deadline: Time, now: Time) -> bool {
+        let ahead = now < deadline;
+        if ahead {
+            self.note(deadline);
+        }
+        ahead
+    }
+
     fn time(self) -> Time {
         self.0.unwrap_or(Time::NEVER)
     }
@@ -96,13 +105,11 @@ impl LeaderReads {
         }
         let mut earliest = Earliest::default();
         let mut keep = |read: &Read| {
-            let alive = now < read.deadline;
-            if alive {
-                earliest.note(read.deadline);
-            } else {
+            let kept = earliest.keeps(read.deadline, now);
+            if !kept {
                 expired.push(*read);
             }
-            alive
+            kept
         };
         self.waiting.retain(&mut keep);
         if let Some(round) = &mut self.round {
@@ -144,6 +151,27 @@ impl FollowerReads {
 
     fn len(&self) -> usize {
         self.waiting.len() + self.asked.as_ref().map_or(0, |ask| ask.reads.len())
+    }
+
+    fn take_expired(&mut self, now: Time) -> Vec<RequestId> {
+        let mut expired = Vec::new();
+        if now < self.earliest.time() {
+            return expired;
+        }
+        let mut earliest = Earliest::default();
+        let mut keep = |(request, deadline): &(RequestId, Time)| {
+            let kept = earliest.keeps(*deadline, now);
+            if !kept {
+                expired.push(*request);
+            }
+            kept
+        };
+        self.waiting.retain(&mut keep);
+        if let Some(ask) = &mut self.asked {
+            ask.reads.retain(&mut keep);
+        }
+        self.earliest = earliest;
+        expired
     }
 
     pub(crate) fn next_deadline(&self) -> Time {
@@ -350,25 +378,7 @@ impl Raft {
             let riding = reads.asked.take().map(|ask| ask.reads).unwrap_or_default();
             reads.waiting.extend(riding);
         }
-        let mut expired = Vec::new();
-        if now >= reads.earliest.time() {
-            let mut earliest = Earliest::default();
-            let mut keep = |(request, deadline): &(RequestId, Time)| {
-                let alive = now < *deadline;
-                if alive {
-                    earliest.note(*deadline);
-                } else {
-                    expired.push(*request);
-                }
-                alive
-            };
-            reads.waiting.retain(&mut keep);
-            if let Some(ask) = &mut reads.asked {
-                ask.reads.retain(&mut keep);
-            }
-            reads.earliest = earliest;
-        }
-        for request in expired {
+        for request in reads.take_expired(now) {
             self.effect(Effect::ReadFailed {
                 request,
                 reason: Refusal::Deadline,

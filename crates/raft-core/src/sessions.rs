@@ -55,6 +55,17 @@ pub struct Outcome {
     pub data: Bytes,
 }
 
+impl Outcome {
+    /// Of an entry that is left out by an operator's order (P5).
+    pub fn skipped(index: Index) -> Outcome {
+        let sentence = format!("entry {index} was skipped by an operator: it was not applied");
+        Outcome {
+            kind: OutcomeKind::Rejected,
+            data: Bytes::from(sentence),
+        }
+    }
+}
+
 /// In a word: what the state machine said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutcomeKind {
@@ -237,18 +248,13 @@ impl SessionTable {
     }
 
     fn admit_command(&mut self, command: &Command, index: Index, skipped: bool) -> Admission {
-        let outcome = || Outcome {
-            kind: OutcomeKind::Rejected,
-            data: Bytes::from(format!(
-                "entry {index} was skipped by an operator: it was not applied"
-            )),
+        let outcome = skipped.then(|| Outcome::skipped(index));
+        let admission = match &outcome {
+            Some(outcome) => Admission::Duplicate(outcome.clone()),
+            None => Admission::Execute(command.bytes.clone()),
         };
         if command.session == 0 {
-            return if skipped {
-                Admission::Duplicate(outcome())
-            } else {
-                Admission::Execute(command.bytes.clone())
-            };
+            return admission;
         }
         if !self.touch(command.session, command.acked_below, index) {
             return Admission::Refused(SessionRefusal::Expired);
@@ -266,18 +272,13 @@ impl SessionTable {
             };
             return Admission::Duplicate(known.clone().unwrap_or(unknown));
         }
-        session
-            .outcomes
-            .insert(command.sequence, skipped.then(outcome));
+        session.outcomes.insert(command.sequence, outcome);
         while session.outcomes.len() > SESSION_WINDOW {
             if let Some((oldest, _)) = session.outcomes.pop_first() {
                 session.acked_below = session.acked_below.max(oldest + 1);
             }
         }
-        if skipped {
-            return Admission::Duplicate(outcome());
-        }
-        Admission::Execute(command.bytes.clone())
+        admission
     }
 
     /// Keeps what the state machine said of an entry that was to be executed.

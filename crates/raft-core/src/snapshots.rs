@@ -16,21 +16,15 @@ use crate::raft::{Raft, Role};
 impl Raft {
     /// This node's own snapshot is complete: what it covers may go.
     pub(crate) fn on_snapshot_taken(&mut self, snapshot: Arc<SnapshotMeta>, keep_from: Index) {
-        let newer = self.is_newer(&snapshot);
+        let position = snapshot.position;
+        let known = self.log.snapshot().map_or(0, |known| known.position.index);
         // The log may have given way to a newer one while this was being written.
-        if !newer
-            || snapshot.position.index > self.commit_index
-            || !self.log.matches(snapshot.position)
-        {
+        let ours = position.index <= self.commit_index && self.log.matches(position);
+        if position.index <= known || !ours {
             return;
         }
         self.log.set_snapshot(snapshot);
         self.compact(keep_from);
-    }
-
-    fn is_newer(&self, snapshot: &SnapshotMeta) -> bool {
-        let known = self.log.snapshot().map_or(0, |known| known.position.index);
-        snapshot.position.index > known
     }
 
     /// Cuts the log off behind its snapshot, but for some entries that a peer may want soon.
@@ -111,22 +105,11 @@ impl Raft {
             let what = "a snapshot that contradicts what is settled";
             return self.event(Event::Nonsense { peer, what });
         } else {
-            self.installing = Some(snapshot.clone());
             self.install_snapshot(snapshot);
-            self.event(Event::SnapshotInstalled {
-                index: position.index,
-            });
         }
-        self.commit_covered(position.index);
+        self.set_commit_index(position.index);
         if self.leader().is_some() {
             self.confirm_covered(position.index);
-        }
-    }
-
-    /// The disk has followed: the state machine may.
-    pub(crate) fn finish_install(&mut self) {
-        if let Some(snapshot) = self.installing.take() {
-            self.effect(Effect::SnapshotInstalled { snapshot });
         }
     }
 }

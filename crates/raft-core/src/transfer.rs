@@ -70,19 +70,20 @@ impl Raft {
     /// Tells the heir once it has everything; gives up when it takes too long.
     pub(crate) fn run_transfer(&mut self) {
         let (now, term, last) = (self.now, self.term(), self.log.last().index);
-        let suspects = self.suspected();
-        let Role::Leader(leading) = &mut self.role else {
+        let Role::Leader(leading) = &self.role else {
+            return;
+        };
+        let Some(Transfer { to, .. }) = leading.transfer else {
+            return;
+        };
+        let has_all = leading.match_index(to) == last;
+        let ready = has_all && !self.is_suspect(to);
+        let Some(leading) = self.leading() else {
             return;
         };
         let Some(transfer) = &mut leading.transfer else {
             return;
         };
-        let to = transfer.to;
-        let ready = !suspects.contains(&to)
-            && leading
-                .progress
-                .get(&to)
-                .is_some_and(|peer| peer.match_index == last);
         if now >= transfer.deadline {
             leading.transfer = None;
             self.event(Event::Transfer {

@@ -1,6 +1,7 @@
 //! Whole clusters in a deterministic world: growth, failover, partitions, and chaos by seed.
 #![allow(clippy::unwrap_used)]
 
+mod recovered;
 mod world;
 
 use std::time::Duration;

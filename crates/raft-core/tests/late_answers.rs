@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod one;
+mod recovered;
 
 use one::*;
 use raft_core::message::HeartbeatReply;
@@ -10,29 +11,6 @@ use raft_core::{
     Configuration, Effect, Health, Input, Message, NodeId, Options, Payload, Proposal, Refusal,
     RoleName,
 };
-
-fn hello(peer: u64, boot: u64, term: u64, durable_index: u64, challenged: bool) -> Input {
-    Input::Hello {
-        peer: node(peer),
-        boot,
-        term,
-        durable_index,
-        challenged,
-    }
-}
-
-fn challenges(effects: &[Effect]) -> usize {
-    effects
-        .iter()
-        .filter(|effect| matches!(effect, Effect::Challenge { .. }))
-        .count()
-}
-
-fn condemned(effects: &[Effect]) -> bool {
-    effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::RolledBack { .. }))
-}
 
 /// §5.3: entries are being read from the disk for a peer, when a late acknowledgement shows that it has
 /// them. What was read is not wanted any more; what follows must leave at once all the same.
@@ -47,14 +25,7 @@ fn a_fetch_that_was_overtaken_does_not_wedge_the_peer() {
     let term = one.raft.term();
     one.hear(3, ack(term, one.raft.last().index));
     // Everything durable has left memory: peer 2 denies the newest entry, and older ones are fetched.
-    let conflict = Message::AppendEntriesReply(raft_core::message::AppendEntriesReply {
-        term,
-        outcome: raft_core::message::AppendOutcome::Conflict {
-            refused: 9,
-            hint: at(4, 1),
-        },
-    });
-    let effects = one.hear(2, conflict);
+    let effects = one.hear(2, conflict(term, 9, at(4, 1)));
     let from = effects
         .iter()
         .find_map(|effect| match effect {
@@ -94,7 +65,7 @@ fn an_answer_to_an_earlier_challenge_condemns_nobody() {
     assert_eq!(challenges(&effects), 1, "the open question is asked again");
     // What its disk held when the first question reached it.
     let effects = leader.settle(hello(2, 1, term, early, true));
-    assert!(!condemned(&effects));
+    assert!(!rolled_back(&effects));
 }
 
 /// D5: the highest (boot, term) that a voter ever reported never falls on this disk, whatever order its
@@ -106,7 +77,7 @@ fn a_late_answer_does_not_lower_what_is_remembered() {
     assert_eq!(challenges(&one.settle(hello(2, 6, 5, 2, false))), 1);
     one.settle(hello(2, 9, 6, 2, false));
     assert_eq!(one.hard_state.peers[&node(2)], (9, 6));
-    assert!(!condemned(&one.settle(hello(2, 7, 5, 2, true))));
+    assert!(!rolled_back(&one.settle(hello(2, 7, 5, 2, true))));
     assert_eq!(one.hard_state.peers[&node(2)], (9, 6));
 }
 
@@ -139,7 +110,7 @@ fn a_suspect_commits_nothing() {
         "it may have lost what it acks"
     );
     let effects = leader.settle(hello(2, 1, term, last + 1, true));
-    assert!(!condemned(&effects));
+    assert!(!rolled_back(&effects));
     assert_eq!(leader.raft.commit_index(), last + 1);
 }
 
@@ -149,7 +120,13 @@ fn the_condemned_commit_nothing() {
     let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
     let (term, last) = (leader.raft.term(), leader.raft.last().index);
     leader.settle(hello(2, 1, term, last - 1, false));
-    assert!(condemned(&leader.settle(hello(2, 1, term, last - 1, true))));
+    assert!(rolled_back(&leader.settle(hello(
+        2,
+        1,
+        term,
+        last - 1,
+        true
+    ))));
     leader.put("x");
     leader.hear(2, ack(term, last + 1));
     assert_eq!(leader.raft.commit_index(), last);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod one;
+mod recovered;
 mod world;
 
 use std::time::Duration;

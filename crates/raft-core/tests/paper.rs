@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod one;
+mod recovered;
 
 use std::collections::BTreeSet;
 

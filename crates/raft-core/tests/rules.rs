@@ -3,15 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod one;
+mod recovered;
 mod world;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use one::{
-    One, PRE_VOTE, VOTE, ack, answer, append, appends, ask, at, command, committed, configuration,
-    durable, granted, heartbeat, heartbeats, milliseconds, node, outcome, put, read_ready, refused,
-    sent, vote_requests, voters,
+    One, PRE_VOTE, VOTE, ack, answer, append, appends, ask, at, challenges, command, committed,
+    configuration, durable, granted, heartbeat, heartbeats, hello, milliseconds, node, outcome,
+    put, read_ready, refused, rolled_back, sent, vote_requests, voters,
 };
 use raft_core::message::{Heartbeat, HeartbeatReply, RequestVote};
 use raft_core::{
@@ -1067,28 +1068,6 @@ fn d4_a_greeting_holds_nothing_back() {
     assert_eq!(heartbeats(&one.step(Input::Tick)).len(), 2);
 }
 
-fn hello(peer: u64, boot: u64, term: u64, durable_index: u64, challenged: bool) -> Input {
-    Input::Hello {
-        peer: node(peer),
-        boot,
-        term,
-        durable_index,
-        challenged,
-    }
-}
-
-fn challenged(effects: &[Effect]) -> bool {
-    effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::Challenge { .. }))
-}
-
-fn rolled_back(effects: &[Effect]) -> bool {
-    effects
-        .iter()
-        .any(|effect| matches!(effect, Effect::RolledBack { .. }))
-}
-
 /// D5: a voter that reports a lower boot or term than before, across this node's own crash too, or
 /// less than it acknowledged in this term, is asked again on a fresh connection; if it says so again,
 /// it has lost promises.
@@ -1107,15 +1086,12 @@ fn d5_a_peer_that_reports_less_is_noticed() {
         (lead(), 8, term, last - 1),
     ] {
         let effects = one.settle(hello(2, boot, term, index, false));
-        assert_eq!((challenged(&effects), rolled_back(&effects)), (true, false));
+        assert_eq!((challenges(&effects), rolled_back(&effects)), (1, false));
         assert!(rolled_back(&one.settle(hello(2, boot, term, index, true))));
     }
     for (mut one, boot, term, index) in [(start(), 8, 5, 0), (lead(), 8, term, last)] {
         let effects = one.settle(hello(2, boot, term, index, false));
-        assert_eq!(
-            (challenged(&effects), rolled_back(&effects)),
-            (false, false)
-        );
+        assert_eq!((challenges(&effects), rolled_back(&effects)), (0, false));
     }
 }
 
@@ -1130,7 +1106,7 @@ fn d5_an_overtaken_hello_is_no_rollback() {
     leader.hear(2, ack(term, last + 1));
     // Written on the second stream before the acknowledgement left on the first.
     let effects = leader.settle(hello(2, 1, term, last, false));
-    assert_eq!((challenged(&effects), rolled_back(&effects)), (true, false));
+    assert_eq!((challenges(&effects), rolled_back(&effects)), (1, false));
     leader.put("y");
     leader.hear(2, ack(term, last + 2));
     assert!(!rolled_back(&leader.settle(hello(

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod one;
+mod recovered;
 
 use std::sync::Arc;
 
@@ -192,14 +193,7 @@ fn a_peer_behind_the_base_is_offered_the_snapshot() {
     one.snapshot_at(last.index, 0);
     // Peer 3 lost its stream, and then everything.
     one.settle(Input::Connected { peer: node(3) });
-    let conflict = AppendOutcome::Conflict {
-        refused: last.index,
-        hint: Position::ZERO,
-    };
-    let reply = raft_core::message::AppendEntriesReply {
-        term,
-        outcome: conflict,
-    };
+    let reply = conflict(term, last.index, Position::ZERO);
     // It denies what it acknowledged; a newcomer with an empty log is what is meant here.
     let mut one = {
         let hints = [2, 3, 4].map(|number| raft_core::MemberHint {
@@ -222,7 +216,7 @@ fn a_peer_behind_the_base_is_offered_the_snapshot() {
         "the newcomer is a learner"
     );
     let position = one.raft.snapshot().unwrap().position;
-    let effects = one.hear(4, Message::AppendEntriesReply(reply));
+    let effects = one.hear(4, reply);
     assert_eq!(offers(&effects), [(node(4), position)]);
     assert!(appends(&effects).iter().all(|(to, _)| *to != node(4)));
     // Silent about it for two heartbeats: the offer may be lost.
@@ -261,15 +255,8 @@ fn what_stands_behind_a_snapshot_under_way_is_kept() {
         }
         one.hear(4, heartbeat_reply(term, 0));
     }
-    let outcome = AppendOutcome::Conflict {
-        refused: first,
-        hint: Position::ZERO,
-    };
-    let reply = raft_core::message::AppendEntriesReply { term, outcome };
-    assert_eq!(
-        offers(&one.hear(4, Message::AppendEntriesReply(reply))).len(),
-        1
-    );
+    let reply = conflict(term, first, Position::ZERO);
+    assert_eq!(offers(&one.hear(4, reply)).len(), 1);
     for number in 0..20 {
         one.put(&format!("{number}"));
     }

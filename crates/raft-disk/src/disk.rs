@@ -103,16 +103,21 @@ impl<T> Doing<T> for io::Result<T> {
     }
 }
 
+/// Removes a file that may be gone already.
+pub(crate) fn remove(disk: &dyn Disk, name: &str) -> Result<(), Failure> {
+    match disk.remove(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).doing("remove", disk, name)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Puts `bytes` in place of the file `name`, durably: after a crash the file has the old content or
 /// the new one, whole.
 pub(crate) fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<(), Failure> {
     let half_made = format!("{name}.tmp");
-    match disk.remove(&half_made) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).doing("remove", disk, &half_made);
-        }
-        _ => {}
-    }
+    remove(disk, &half_made)?;
     let file = disk
         .create(&half_made, bytes.len() as u64, Space::Reserved)
         .doing("create", disk, &half_made)?;

@@ -72,6 +72,34 @@ impl std::fmt::Display for Flaw {
     }
 }
 
+/// The length that stands behind the magic number and the version with which a file begins.
+pub(crate) fn head_length(
+    start: &[u8],
+    (our_magic, our_version): (u64, u32),
+    cut_off: &'static str,
+    foreign: &'static str,
+) -> Result<u64, Flaw> {
+    let mut fields = start;
+    let (Ok(magic), Ok(version), Ok(length)) = (
+        fields.try_get_u64(),
+        fields.try_get_u32(),
+        fields.try_get_u32(),
+    ) else {
+        return Err(Flaw::Damaged(cut_off));
+    };
+    if magic != our_magic {
+        return Err(Flaw::Damaged(foreign));
+    }
+    // A flipped bit in the version or the length shows in the checksum, but a version that is not
+    // ours may put it elsewhere.
+    if version != our_version {
+        return Err(Flaw::Unknown(format!(
+            "format {version} is not the one that this version reads, {our_version}"
+        )));
+    }
+    Ok(u64::from(length))
+}
+
 pub(crate) fn align(offset: u64) -> u64 {
     offset.next_multiple_of(ALIGNMENT)
 }
@@ -117,25 +145,9 @@ impl SegmentHeader {
 
     /// How long the header is, from its first 16 bytes.
     pub(crate) fn length(start: &[u8]) -> Result<u64, Flaw> {
-        let mut fields = start;
-        let (Ok(magic), Ok(version), Ok(length)) = (
-            fields.try_get_u64(),
-            fields.try_get_u32(),
-            fields.try_get_u32(),
-        ) else {
-            return Err(Flaw::Damaged("the header of the segment is cut off"));
-        };
-        if magic != SEGMENT_MAGIC {
-            return Err(Flaw::Damaged("this is no segment of a log"));
-        }
-        // A flipped bit in the version or the length shows in the checksum, but a version that is
-        // not ours may put it elsewhere.
-        let length = u64::from(length);
-        if version != VERSION {
-            return Err(Flaw::Unknown(format!(
-                "format {version} is not the one that this version reads, {VERSION}"
-            )));
-        }
+        let cut_off = "the header of the segment is cut off";
+        let foreign = "this is no segment of a log";
+        let length = head_length(start, (SEGMENT_MAGIC, VERSION), cut_off, foreign)?;
         if length % ALIGNMENT != 0
             || !(SEGMENT_FIXED_BYTES as u64 + 4..=MAX_SEGMENT_HEADER_BYTES).contains(&length)
         {

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use raft_core::Index;
 
-use crate::disk::{Doing, Failure};
+use crate::disk::{Failure, remove};
 use crate::reader::Shared;
 use crate::segment::segment_name;
 
@@ -85,14 +85,7 @@ impl Row {
         while let Some(held) = self.held.front()
             && held.number < self.keep_from
         {
-            let name = segment_name(held.number);
-            let disk = &*shared.disk;
-            match disk.remove(&name) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).doing("remove", disk, &name);
-                }
-                _ => {}
-            }
+            remove(&*shared.disk, &segment_name(held.number))?;
             shared.bytes_used.fetch_sub(held.bytes, Ordering::Relaxed);
             self.held.pop_front();
         }

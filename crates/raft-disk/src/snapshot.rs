@@ -7,13 +7,12 @@ mod receiver;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use raft_core::{ClusterId, Index, Position, SnapshotMeta, Term};
 
-use crate::disk::{Disk, Doing, Failure, is_full};
+use crate::disk::{Disk, Doing, Failure, is_full, remove};
 use file::{File, Trouble};
 use receiver::Receiving;
 
@@ -337,16 +336,6 @@ impl Shared {
             .retain(|damaged| place(damaged.position) != key);
         kept.complete.insert(key, info.clone());
         Ok(())
-    }
-}
-
-/// Removes a file that may be gone already.
-fn remove(disk: &dyn Disk, name: &str) -> Result<(), Failure> {
-    match disk.remove(name) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).doing("remove", disk, name)
-        }
-        _ => Ok(()),
     }
 }
 

@@ -33,10 +33,13 @@ use wire::state_machine as pb;
 use crate::ask::Ask;
 use crate::committed::Committed;
 use crate::disk::Disk;
-use crate::limits::{QUARANTINE_INTERVAL, STATE_MACHINE_BACKOFF};
+use crate::limits::{
+    POISON_ATTEMPTS, QUARANTINE_INTERVAL, SKIP_INTERVAL, SNAPSHOT_BEGIN_DEADLINE,
+    STATE_MACHINE_BACKOFF,
+};
 use crate::say;
 use crate::shared::Shared;
-use crate::snapshots::{self, Snapshots, Taken};
+use crate::snapshots::{Snapshots, Taken};
 use crate::state_machine::{self, Connection, NoEpoch};
 use crate::waiters::Waiters;
 use crate::walk::Walk;
@@ -46,13 +49,6 @@ const ALARM: &str = "state-machine";
 
 /// Name of the alarm while an entry cannot be applied.
 const POISON_ALARM: &str = "poison";
-
-/// So many attempts at one entry, alone, and it is called poison: a state machine that is killed from
-/// outside at just that moment does not fail so often.
-const POISON_ATTEMPTS: u32 = 3;
-
-/// How often it is looked whether an order to skip an entry is committed by now.
-const SKIP_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// See the module.
 pub struct Apply {
@@ -433,7 +429,7 @@ impl Apply {
             let first = rest.message().await?;
             Ok::<_, tonic::Status>((first, rest))
         };
-        let (first, rest) = tokio::time::timeout(snapshots::BEGIN_DEADLINE, begun)
+        let (first, rest) = tokio::time::timeout(SNAPSHOT_BEGIN_DEADLINE, begun)
             .await
             .map_err(|_| "the state machine did not begin in time".to_owned())?
             .map_err(|status| crate::net::status_line(&status))?;
@@ -461,10 +457,15 @@ impl Apply {
         };
         let max_entries = match hello.max_batch_entries {
             _ if next <= self.trouble.one_by_one => 1,
-            // An entry that is named by an order is decided about when it comes first.
-            _ if self.shared.next_skipped(next + 1).is_some() => 1,
             0 => config.max_batch_entries,
             theirs => config.max_batch_entries.min(theirs as usize),
+        };
+        // An entry that is named by an order is decided about when it comes first.
+        let max_entries = match self.shared.next_skipped(next + 1) {
+            Some(skipped) => {
+                usize::try_from(skipped - next).map_or(max_entries, |s| s.min(max_entries))
+            }
+            None => max_entries,
         };
         if let Some(entries) = self.committed.take(next, max_entries, max_bytes) {
             return Some(entries);

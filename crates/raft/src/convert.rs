@@ -79,7 +79,8 @@ impl EncodedEntries {
     }
 }
 
-fn position(position: Position) -> Option<pb::Position> {
+/// A place in the log, as it travels.
+pub fn position(position: Position) -> Option<pb::Position> {
     Some(pb::Position {
         index: position.index,
         term: position.term,
@@ -87,11 +88,15 @@ fn position(position: Position) -> Option<pb::Position> {
 }
 
 fn take_position(field: &'static str, from: Option<pb::Position>) -> Result<Position, BadMessage> {
-    from.map(|p| Position {
-        index: p.index,
-        term: p.term,
-    })
-    .ok_or(BadMessage::Missing(field))
+    from.map(from_position).ok_or(BadMessage::Missing(field))
+}
+
+/// And back.
+pub fn from_position(position: pb::Position) -> Position {
+    Position {
+        index: position.index,
+        term: position.term,
+    }
 }
 
 /// The core's message, as it travels.

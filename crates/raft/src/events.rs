@@ -180,13 +180,6 @@ fn log_rest(shared: &Shared, event: &Event) {
                 name(*peer)
             );
         }
-        Event::SnapshotInstalled { index } => {
-            say!(
-                info,
-                "SNAPSHOT",
-                "the log gives way to a snapshot as of {index}"
-            );
-        }
         Event::Compacted { index } => {
             say!(debug, "SNAPSHOT", "the log begins behind {index}");
         }

@@ -18,8 +18,9 @@
 //!    ([`state_machine`]).
 //! 6. [`waiters`]: the outcome wakes the request by index and term, and the client is answered.
 //!
-//! Beside it: [`snapshots`] (taken, served, pulled, given back), [`reads`] (queries), [`membership`] and [`hints`] (the member map, as advice),
-//! [`founding`] (the lobby), [`http`] (health, metrics), [`status`].
+//! Beside it: [`snapshots`] (taken, served, pulled, given back), [`reads`] (queries), [`membership`]
+//! and [`hints`] (the member map, as advice), [`founding`] (the lobby), [`http`] (health, metrics),
+//! [`status`].
 //!
 //! ## Invariants
 //!

@@ -101,6 +101,19 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(12);
 pub const STATE_MACHINE_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(20), Duration::from_secs(1));
 
+/// So many attempts at one entry, alone, and it is called poison: a state machine that is killed from
+/// outside at just that moment does not fail so often.
+pub const POISON_ATTEMPTS: u32 = 3;
+
+/// How often it is looked whether an order to skip an entry is committed by now.
+pub const SKIP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The log may keep this many times `SnapshotBytes` for those who are behind.
+pub const KEPT_FOR_OTHERS: u64 = 2;
+
+/// How long the state machine may take to say of which index its snapshot is.
+pub const SNAPSHOT_BEGIN_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A snapshot that could not be taken is tried again after this.
 pub const SNAPSHOT_BACKOFF: Duration = Duration::from_secs(30);
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use raft_core::{Boot, ClusterId, NodeId, Position};
+use raft_core::{Boot, ClusterId, NodeId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,7 +47,7 @@ pub struct PeerService {
 
 /// The streams that other nodes have open to this one.
 #[derive(Default)]
-struct Streams {
+pub struct Streams {
     by_peer: Mutex<HashMap<(NodeId, Lane), Inbound>>,
     serials: AtomicU64,
     /// When a refusal of an address was logged.
@@ -92,6 +92,7 @@ impl PeerService {
         inbox: mpsc::Sender<Ask>,
         room: Arc<Room>,
         snapshots: Snapshots,
+        streams: Arc<Streams>,
     ) -> PeerService {
         PeerService {
             shared,
@@ -99,29 +100,32 @@ impl PeerService {
             room,
             snapshots,
             inbound_bytes: Arc::new(Semaphore::new(INBOUND_BYTES)),
-            streams: Arc::new(Streams::default()),
+            streams,
         }
     }
 
     /// Whether a question about snapshots means this node and its cluster.
     fn meant_for_us(&self, request: &pb::SnapshotRequest) -> Result<(), Status> {
-        let invalid = |error: wire::BadId| Status::invalid_argument(error.to_string());
-        let node = wire::id_from_bytes("node_id", &request.node_id).map_err(invalid)?;
-        let cluster = wire::id_from_bytes("cluster_id", &request.cluster_id).map_err(invalid)?;
-        if self.shared.cluster_id() != Some(ClusterId(cluster)) {
-            return Err(other_cluster(
-                self.shared.cluster_id(),
-                Some(ClusterId(cluster)),
-            ));
-        }
-        if node != self.shared.id.0 {
-            let asked = NodeId(node);
+        let node = self.asked_of(&request.node_id, &request.cluster_id)?;
+        if node != self.shared.id {
             return Err(Status::failed_precondition(format!(
-                "this is node {}, and node {asked} was asked",
+                "this is node {}, and node {node} was asked",
                 self.shared.id
             )));
         }
         Ok(())
+    }
+
+    /// The node that a question names, if it names our cluster.
+    fn asked_of(&self, node_id: &[u8], cluster_id: &[u8]) -> Result<NodeId, Status> {
+        let invalid = |error: wire::BadId| Status::invalid_argument(error.to_string());
+        let node = NodeId(wire::id_from_bytes("node_id", node_id).map_err(invalid)?);
+        let cluster = ClusterId(wire::id_from_bytes("cluster_id", cluster_id).map_err(invalid)?);
+        let ours = self.shared.cluster_id();
+        if ours != Some(cluster) {
+            return Err(other_cluster(ours, Some(cluster)));
+        }
+        Ok(node)
     }
 
     /// Serves one stream, on a task of its own: when the connection breaks, the call itself is
@@ -157,9 +161,6 @@ impl PeerService {
             input,
         } = greeting;
         self.notice(peer, name, remote);
-        if let Some(cluster) = cluster {
-            self.shared.hear_cluster(cluster);
-        }
         let (serial, mut replaced) = self.streams.register(peer, lane, boot, cluster)?;
         let _ = self.inbox.send(input).await;
         let mut stopping = self.shared.stopping.subscribe();
@@ -481,7 +482,7 @@ impl Streams {
     }
 
     /// The cluster that speaks to this node now.
-    fn cluster_heard(&self) -> Option<ClusterId> {
+    pub fn cluster_heard(&self) -> Option<ClusterId> {
         locked(&self.by_peer)
             .values()
             .find_map(|inbound| inbound.cluster)
@@ -509,13 +510,7 @@ impl Peer for PeerService {
         request: Request<pb::ProbeRequest>,
     ) -> Result<Response<pb::ProbeReply>, Status> {
         let request = request.into_inner();
-        let invalid = |error: wire::BadId| Status::invalid_argument(error.to_string());
-        let node = NodeId(wire::id_from_bytes("node_id", &request.node_id).map_err(invalid)?);
-        let cluster =
-            ClusterId(wire::id_from_bytes("cluster_id", &request.cluster_id).map_err(invalid)?);
-        if self.shared.cluster_id() != Some(cluster) {
-            return Err(other_cluster(self.shared.cluster_id(), Some(cluster)));
-        }
+        let node = self.asked_of(&request.node_id, &request.cluster_id)?;
         let standing = self.shared.standing();
         let leads = node == self.shared.id
             && standing.role == raft_core::RoleName::Leader
@@ -535,10 +530,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::SnapshotOffer>, Status> {
         let request = request.into_inner();
         self.meant_for_us(&request)?;
-        let asked = request.position.map(|at| Position {
-            index: at.index,
-            term: at.term,
-        });
+        let asked = request.position.map(convert::from_position);
         let snapshots = self.snapshots.clone();
         let offer = tokio::task::spawn_blocking(move || snapshots.offer(asked));
         let offer = offer
@@ -546,10 +538,7 @@ impl Peer for PeerService {
             .map_err(|error| Status::internal(error.to_string()))?
             .ok_or_else(|| Status::not_found("there is no snapshot here"))?;
         Ok(Response::new(pb::SnapshotOffer {
-            position: Some(pb::Position {
-                index: offer.position.index,
-                term: offer.position.term,
-            }),
+            position: convert::position(offer.position),
             file_bytes: offer.file_bytes,
             checksum: offer.checksum,
         }))
@@ -563,12 +552,8 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::PullSnapshotStream>, Status> {
         let request = request.into_inner();
         self.meant_for_us(&request)?;
-        let Some(at) = request.position else {
+        let Some(position) = request.position.map(convert::from_position) else {
             return Err(Status::invalid_argument("a pull names its position"));
-        };
-        let position = Position {
-            index: at.index,
-            term: at.term,
         };
         let snapshots = self.snapshots.clone();
         let parts = tokio::task::spawn_blocking(move || {

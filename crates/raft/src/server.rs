@@ -34,7 +34,7 @@ use crate::limits::{
 };
 use crate::logging::{self, LevelHandle};
 use crate::membership::{self, View};
-use crate::peer_service::PeerService;
+use crate::peer_service::{PeerService, Streams};
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Ending, Shared};
@@ -174,7 +174,14 @@ impl Daemon {
             began.elapsed().as_millis()
         );
         let (inbox, receiver) = mpsc::channel(INBOX);
-        let snapshots = Snapshots::new(snapshots, shared.clone(), inbox.clone(), disk.clone());
+        let streams = Arc::new(Streams::default());
+        let snapshots = Snapshots::new(
+            snapshots,
+            shared.clone(),
+            inbox.clone(),
+            disk.clone(),
+            streams.clone(),
+        );
         let waiters = Arc::new(Waiters::default());
         let committed = Arc::new(Committed::default());
         let started = Instant::now();
@@ -215,7 +222,7 @@ impl Daemon {
                 waiters,
                 view,
             )),
-            peers: PeerService::new(shared.clone(), inbox.clone(), room, snapshots),
+            peers: PeerService::new(shared.clone(), inbox.clone(), room, snapshots, streams),
             inbox,
             shared,
             _directory: directory,

@@ -159,8 +159,6 @@ pub struct Shared {
     /// Counters and gauges for Prometheus.
     pub metrics: Metrics,
     log_cluster: Mutex<Option<ClusterId>>,
-    /// The cluster whose nodes speak to this one, before it has bound one (F4).
-    heard_cluster: Mutex<Option<ClusterId>>,
     /// Operators' orders in the log: the entry that each names, and where it stands (P5).
     skips: Mutex<BTreeMap<Index, Index>>,
     /// The entry on which the state machine fails; 0: there is none.
@@ -202,7 +200,6 @@ impl Shared {
             addresses,
             metrics: Metrics::default(),
             log_cluster: Mutex::default(),
-            heard_cluster: Mutex::default(),
             skips: Mutex::default(),
             poison: AtomicU64::new(0),
             configurations: Mutex::default(),
@@ -298,16 +295,6 @@ impl Shared {
     #[allow(missing_docs)]
     pub fn set_poison(&self, index: Index) {
         self.poison.store(index, Ordering::Release);
-    }
-
-    /// The cluster that was heard last. Provisional until it is bound (F4).
-    pub fn heard_cluster(&self) -> Option<ClusterId> {
-        *locked(&self.heard_cluster)
-    }
-
-    #[allow(missing_docs)]
-    pub fn hear_cluster(&self, cluster: ClusterId) {
-        *locked(&self.heard_cluster) = Some(cluster);
     }
 
     /// `peer` reports less than it once did: its streams are refused from now on (D5).

@@ -9,14 +9,14 @@
 //! Bulk never stands in the way: a peer pulls over a connection of its own, disk and checksums are
 //! worked on by threads that may block, and what is under way is bounded in number and bytes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt::Display;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{ClusterId, Index, NodeId, Position, SessionTable, SnapshotMeta};
+use raft_core::{Index, NodeId, Position, SessionTable, SnapshotMeta};
 use raft_disk::{SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -24,21 +24,20 @@ use wire::raft as pb;
 use wire::state_machine as machine;
 
 use crate::ask::Ask;
+use crate::convert;
 use crate::disk::Disk;
 use crate::limits::{
-    CONNECT_DEADLINE, DISCOVER_DEADLINE, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_STREAMS,
+    CONNECT_DEADLINE, DISCOVER_DEADLINE, KEPT_FOR_OTHERS, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_STREAMS,
     RESTORE_DEADLINE, SNAPSHOT_BACKOFF, SNAPSHOT_PART_BYTES, SNAPSHOT_PART_DEADLINE,
     SNAPSHOT_PARTS, SNAPSHOT_SERVED,
 };
 use crate::net::status_line;
+use crate::peer_service::Streams;
 use crate::peers::connect;
 use crate::say;
 use crate::shared::{Shared, locked};
 use crate::state_machine::Connection;
 use crate::walk::Walk;
-
-/// The log may keep this many times `SnapshotBytes` for those who are behind.
-const KEPT_FOR_OTHERS: u64 = 2;
 
 /// Names of alarms.
 const TAKE_ALARM: &str = "snapshot";
@@ -51,33 +50,22 @@ pub struct Snapshots {
     shared: Arc<Shared>,
     inbox: mpsc::Sender<Ask>,
     disk: Disk,
+    /// Who speaks to this node, and of which cluster.
+    streams: Arc<Streams>,
     state: Arc<State>,
 }
 
 struct State {
-    taking: AtomicBool,
+    /// One is taken at a time.
+    taking: Arc<Semaphore>,
     /// After a failure: not before this.
     not_before: Mutex<Option<Instant>>,
-    pulling: AtomicBool,
+    /// One is pulled at a time.
+    pulling: Arc<Semaphore>,
     /// What a peer pulled last, and when: it may come back for the rest.
     served: Mutex<Option<(Position, Instant)>>,
-    streams: Arc<Semaphore>,
-}
-
-/// Lets go of a flag that says "under way".
-struct UnderWay(Arc<State>, fn(&State) -> &AtomicBool);
-
-impl UnderWay {
-    fn begin(state: &Arc<State>, which: fn(&State) -> &AtomicBool) -> Option<UnderWay> {
-        let busy = which(state).swap(true, Ordering::AcqRel);
-        (!busy).then(|| UnderWay(state.clone(), which))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        (self.1)(&self.0).store(false, Ordering::Release);
-    }
+    /// So many are sent at a time.
+    sending: Arc<Semaphore>,
 }
 
 /// What is to be written as one snapshot.
@@ -101,22 +89,24 @@ impl Snapshots {
         shared: Arc<Shared>,
         inbox: mpsc::Sender<Ask>,
         disk: Disk,
+        streams: Arc<Streams>,
     ) -> Snapshots {
         for damaged in store.damaged() {
             shared.alarm("snapshot-damaged", Some(damaged.to_string()));
         }
         let state = State {
-            taking: AtomicBool::new(false),
+            taking: Arc::new(Semaphore::new(1)),
             not_before: Mutex::default(),
-            pulling: AtomicBool::new(false),
+            pulling: Arc::new(Semaphore::new(1)),
             served: Mutex::default(),
-            streams: Arc::new(Semaphore::new(MAX_SNAPSHOT_STREAMS)),
+            sending: Arc::new(Semaphore::new(MAX_SNAPSHOT_STREAMS)),
         };
         Snapshots {
             store,
             shared,
             inbox,
             disk,
+            streams,
             state: Arc::new(state),
         }
     }
@@ -147,7 +137,7 @@ impl Snapshots {
             return Ok(None);
         }
         let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = spawn_blocking(move || {
             let reader = store.reader(position).map_err(|error| error.to_string())?;
             let table = SessionTable::decode(reader.sessions().clone())
                 .map_err(|error| error.to_string())?;
@@ -156,8 +146,7 @@ impl Snapshots {
             }
             Ok(Walk::behind(table, reader.meta().log_time_ms))
         });
-        let walk = read.await.map_err(|error| error.to_string())??;
-        Ok(Some((walk, position.index)))
+        Ok(Some((joined(read).await?, position.index)))
     }
 
     // ---- taking ----
@@ -166,7 +155,7 @@ impl Snapshots {
     /// log has grown by `SnapshotBytes` and by as much as a snapshot takes, so that no more is written
     /// for snapshots than for entries; or by `SnapshotEntries`, which a start would have to walk through.
     pub fn is_due(&self, applied: Index) -> bool {
-        if self.state.taking.load(Ordering::Acquire) {
+        if self.state.taking.available_permits() == 0 {
             return false;
         }
         let config = &self.shared.config;
@@ -185,7 +174,7 @@ impl Snapshots {
 
     /// Writes a snapshot that the state machine has begun to tell, beside everything else.
     pub fn write(&self, taken: Taken) {
-        let Some(under_way) = UnderWay::begin(&self.state, |state| &state.taking) else {
+        let Ok(under_way) = self.state.taking.clone().try_acquire_owned() else {
             return;
         };
         let snapshots = self.clone();
@@ -226,7 +215,7 @@ impl Snapshots {
             .into_iter()
             .collect();
         let store = self.store.clone();
-        let removed = tokio::task::spawn_blocking(move || store.retain(&keep)).await;
+        let removed = spawn_blocking(move || store.retain(&keep)).await;
         if let Ok(Err(failure)) = removed {
             say!(warn, "SNAPSHOT-X", "an old snapshot stays: {failure}");
         }
@@ -250,7 +239,7 @@ impl Snapshots {
         let position = meta.position;
         let store = self.store.clone();
         let (sender, mut chunks) = mpsc::channel::<Bytes>(SNAPSHOT_PARTS);
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = spawn_blocking(move || {
             let mut writer = store.begin(Arc::new(meta), format, sessions)?;
             while let Some(chunk) = chunks.blocking_recv() {
                 writer.append(&chunk)?;
@@ -281,14 +270,11 @@ impl Snapshots {
             };
         };
         drop(sender);
-        let writer = writing.await.map_err(|error| error.to_string())?;
+        let writer = joined(writing).await;
         // Dropping the writer removes what there is.
         told?;
-        let writer = writer.map_err(|error| error.to_string())?;
-        let finished = tokio::task::spawn_blocking(move || writer.finish()).await;
-        finished
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())
+        let writer = writer?;
+        joined(spawn_blocking(move || writer.finish())).await
     }
 
     // ---- giving it back ----
@@ -304,7 +290,7 @@ impl Snapshots {
         let (epoch, format) = (connection.epoch, newest.format.clone());
         let (sender, chunks) = mpsc::channel(SNAPSHOT_PARTS);
         let store = self.store.clone();
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = spawn_blocking(move || {
             let reader = store.reader(position)?;
             let count = reader.chunk_count();
             // An empty state is one empty chunk.
@@ -328,10 +314,7 @@ impl Snapshots {
         });
         let call = connection.client.restore(ReceiverStream::new(chunks));
         let called = tokio::time::timeout(RESTORE_DEADLINE, call).await;
-        reading
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+        joined(reading).await?;
         let reply = called
             .map_err(|_| format!("it took longer than {} s", RESTORE_DEADLINE.as_secs()))?
             .map_err(|status| status_line(&status))?
@@ -350,7 +333,7 @@ impl Snapshots {
     /// Fetches the snapshot that the leader offers. One at a time; what was cut is gone on with when the
     /// leader offers it again, which it does until it is acknowledged.
     pub fn pull(&self, from: NodeId, position: Position) {
-        let Some(under_way) = UnderWay::begin(&self.state, |state| &state.pulling) else {
+        let Ok(under_way) = self.state.pulling.clone().try_acquire_owned() else {
             return;
         };
         let snapshots = self.clone();
@@ -392,16 +375,13 @@ impl Snapshots {
         let cluster = self
             .shared
             .cluster_id()
-            .or_else(|| self.shared.heard_cluster())
+            .or_else(|| self.streams.cluster_heard())
             .ok_or("this node has heard no cluster")?;
         let mut client = connect(&self.shared, from, CONNECT_DEADLINE).await?;
         let mut request = pb::SnapshotRequest {
             cluster_id: wire::id_bytes(cluster.0),
             node_id: wire::id_bytes(from.0),
-            position: Some(pb::Position {
-                index: position.index,
-                term: position.term,
-            }),
+            position: convert::position(position),
             checksum: 0,
             offset: 0,
         };
@@ -413,16 +393,13 @@ impl Snapshots {
             .into_inner();
         let at = offer.position.ok_or("an offer without a position")?;
         let offered = SnapshotOffer {
-            position: Position {
-                index: at.index,
-                term: at.term,
-            },
+            position: convert::from_position(at),
             file_bytes: offer.file_bytes,
             checksum: offer.checksum,
         };
         let store = self.store.clone();
-        let begin = tokio::task::spawn_blocking(move || begin_receiving(&store, offered, cluster));
-        let mut receiver = begin.await.map_err(|error| error.to_string())??;
+        let receive = move || store.receive(offered, cluster, MAX_SNAPSHOT_BYTES);
+        let mut receiver = joined(spawn_blocking(receive)).await?;
         request.position = offer.position;
         request.checksum = offer.checksum;
         request.offset = receiver.offset();
@@ -435,23 +412,17 @@ impl Snapshots {
             request.offset
         );
         let (sender, mut parts) = mpsc::channel::<Bytes>(SNAPSHOT_PARTS);
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = spawn_blocking(move || {
             while let Some(part) = parts.blocking_recv() {
                 receiver.append(&part)?;
             }
             Ok::<_, SnapshotError>(receiver)
         });
         let told = self.receive_parts(&mut client, request, sender).await;
-        let receiver = writing
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
+        let receiver = joined(writing).await?;
         // What has arrived is kept, and gone on with the next time.
         told?;
-        let finished = tokio::task::spawn_blocking(move || receiver.finish()).await;
-        finished
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())
+        joined(spawn_blocking(move || receiver.finish())).await
     }
 
     async fn receive_parts(
@@ -509,7 +480,7 @@ impl Snapshots {
     ) -> Result<ReceiverStream<Result<pb::SnapshotPart, tonic::Status>>, tonic::Status> {
         let permit = self
             .state
-            .streams
+            .sending
             .clone()
             .try_acquire_owned()
             .map_err(|_| {
@@ -530,7 +501,7 @@ impl Snapshots {
         }
         *locked(&self.state.served) = Some((position, Instant::now()));
         let state = self.state.clone();
-        tokio::task::spawn_blocking(move || {
+        spawn_blocking(move || {
             send_parts(&reader, offset, &sender, &permit);
             *locked(&state.served) = Some((position, Instant::now()));
         });
@@ -538,14 +509,10 @@ impl Snapshots {
     }
 }
 
-fn begin_receiving(
-    store: &SnapshotStore,
-    offer: SnapshotOffer,
-    cluster: ClusterId,
-) -> Result<raft_disk::SnapshotReceiver, String> {
-    store
-        .receive(offer, cluster, MAX_SNAPSHOT_BYTES)
-        .map_err(|error| error.to_string())
+/// What a thread that may block came to, or a sentence.
+async fn joined<T, E: Display>(work: JoinHandle<Result<T, E>>) -> Result<T, String> {
+    let done = work.await.map_err(|error| error.to_string())?;
+    done.map_err(|error| error.to_string())
 }
 
 fn send_parts(
@@ -587,6 +554,3 @@ fn check_chunk(
     }
     Ok(())
 }
-
-/// How long the state machine may take to say of which index its snapshot is.
-pub const BEGIN_DEADLINE: Duration = Duration::from_secs(5);

@@ -136,11 +136,7 @@ impl Walk {
             sequence,
         } = *admitted
         {
-            let sentence = format!("entry {index} was skipped by an operator: it was not applied");
-            let outcome = Outcome {
-                kind: OutcomeKind::Rejected,
-                data: Bytes::from(sentence),
-            };
+            let outcome = Outcome::skipped(index);
             self.commands.set(index, false);
             self.table.record(session, sequence, outcome.clone());
             *admitted = Admitted::Settled(Answer::Outcome(position, outcome));

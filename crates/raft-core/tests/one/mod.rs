@@ -12,9 +12,11 @@ use raft_core::message::{
 };
 use raft_core::{
     Command, Configuration, Effect, Entry, HardState, Health, Index, Input, Message, NodeId,
-    Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal, RoleName,
-    SnapshotMeta, Term, Time, Write,
+    Options, Payload, Persisted, Position, Proposal, Raft, Refusal, RoleName, SnapshotMeta, Term,
+    Time, Write,
 };
+
+use crate::recovered::recovered;
 
 pub const PRE_VOTE: bool = true;
 pub const VOTE: bool = false;
@@ -128,6 +130,23 @@ pub fn ack(term: Term, index: Index) -> Message {
     Message::AppendEntriesReply(AppendEntriesReply { term, outcome })
 }
 
+/// The follower lacks, or has otherwise, what stands at `refused`.
+pub fn conflict(term: Term, refused: Index, hint: Position) -> Message {
+    let outcome = AppendOutcome::Conflict { refused, hint };
+    Message::AppendEntriesReply(AppendEntriesReply { term, outcome })
+}
+
+/// A peer opens a stream, or answers a challenge, and says how far its disk goes (D5).
+pub fn hello(peer: u64, boot: u64, term: Term, durable_index: Index, challenged: bool) -> Input {
+    Input::Hello {
+        peer: node(peer),
+        boot,
+        term,
+        durable_index,
+        challenged,
+    }
+}
+
 pub struct One {
     pub raft: Raft,
     pub now: Time,
@@ -181,49 +200,7 @@ impl One {
         boot: u64,
         now: Time,
     ) -> One {
-        let mut recovered = Recovered {
-            hard_state: hard_state.clone(),
-            base: cut,
-            last: cut,
-            snapshot: snapshot.clone(),
-            last_log_time_ms: log.last().map_or(0, |entry| entry.log_time_ms),
-            ..Recovered::default()
-        };
-        if let Some(snapshot) = &snapshot {
-            recovered.cluster_id = Some(snapshot.cluster_id);
-            let first = (snapshot.configuration_index, snapshot.configuration.clone());
-            recovered.configurations.push(first);
-        }
-        for entry in &log {
-            if let Payload::Skip { index } = entry.payload {
-                recovered.skips.push((entry.index, index));
-            }
-            if entry.payload == Payload::Dissolve {
-                recovered.dissolved_at = Some(entry.index);
-            }
-            if entry.term > recovered.last.term || recovered.terms.is_empty() {
-                recovered.terms.push((entry.index, entry.term));
-            }
-            recovered.last = entry.position();
-            let known = recovered.configurations.last().map_or(0, |(at, _)| *at);
-            match &entry.payload {
-                _ if entry.index <= known => {}
-                Payload::Configuration(next) => {
-                    recovered.configurations.push((entry.index, next.clone()));
-                }
-                Payload::Founding {
-                    cluster_id,
-                    founder,
-                    alone,
-                } => {
-                    recovered.cluster_id = Some(*cluster_id);
-                    let first = Configuration::founding(*founder, *alone);
-                    recovered.configurations.push((entry.index, first.into()));
-                }
-                _ => {}
-            }
-        }
-        recovered.tail = log.clone();
+        let recovered = recovered(hard_state.clone(), cut, snapshot.clone(), &log);
         let raft = Raft::new(id, boot, options.clone(), recovered, now, 7 + boot);
         let (queue, done) = (VecDeque::new(), (0, 1));
         One {
@@ -524,4 +501,19 @@ pub fn read_ready(effects: &[Effect]) -> Option<(u64, Index)> {
         Effect::ReadReady { request, index } => Some((*request, *index)),
         _ => None,
     })
+}
+
+/// How often a peer was asked whether its disk has lost promises (D5).
+pub fn challenges(effects: &[Effect]) -> usize {
+    effects
+        .iter()
+        .filter(|effect| matches!(effect, Effect::Challenge { .. }))
+        .count()
+}
+
+/// Whether a peer's disk was found to have lost promises (D5).
+pub fn rolled_back(effects: &[Effect]) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::RolledBack { .. }))
 }

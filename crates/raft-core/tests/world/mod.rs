@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    ClusterId, Command, Configuration, Effect, Entry, Event, HardState, Index, Input, MemberHint,
-    Message, NodeId, Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal,
-    RoleName, SnapshotMeta, Term, Time, Write,
+    ClusterId, Command, Effect, Entry, Event, HardState, Index, Input, MemberHint, Message, NodeId,
+    Options, Payload, Persisted, Position, Proposal, Raft, Recovered, Refusal, RoleName,
+    SnapshotMeta, Term, Time, Write,
 };
+
+use crate::recovered::recovered;
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -105,13 +107,7 @@ impl Disk {
     /// What a start finds. A snapshot that the log does not reach, or contradicts, was received just
     /// before the crash: the log gives way to it.
     fn recover(&mut self) -> Recovered {
-        let mut recovered = Recovered {
-            hard_state: self.hard_state.clone(),
-            snapshot: self.snapshot.clone(),
-            ..Recovered::default()
-        };
-        if let Some(snapshot) = self.snapshot.clone() {
-            let position = snapshot.position;
+        if let Some(position) = self.snapshot.as_ref().map(|snapshot| snapshot.position) {
             let held = self.entry(position.index).map(Entry::position);
             if self.base != position && self.base.index <= position.index && held != Some(position)
             {
@@ -121,42 +117,9 @@ impl Disk {
                 self.base.index <= position.index,
                 "the log begins beyond its snapshot"
             );
-            recovered.cluster_id = Some(snapshot.cluster_id);
-            recovered.last_log_time_ms = snapshot.log_time_ms;
-            let first = (snapshot.configuration_index, snapshot.configuration.clone());
-            recovered.configurations.push(first);
         }
-        recovered.base = self.base;
-        recovered.last = self.base;
-        for entry in &self.entries {
-            if entry.term > recovered.last.term || recovered.terms.is_empty() {
-                recovered.terms.push((entry.index, entry.term));
-            }
-            recovered.last = entry.position();
-            recovered.last_log_time_ms = recovered.last_log_time_ms.max(entry.log_time_ms);
-            let known = recovered.configurations.last().map_or(0, |(at, _)| *at);
-            if entry.payload == Payload::Dissolve {
-                recovered.dissolved_at = Some(entry.index);
-            }
-            if entry.index <= known {
-                continue;
-            }
-            match &entry.payload {
-                Payload::Founding {
-                    cluster_id,
-                    founder,
-                    alone,
-                } => {
-                    recovered.cluster_id = Some(*cluster_id);
-                    let first = Configuration::founding(*founder, *alone);
-                    recovered.configurations.push((entry.index, first.into()));
-                }
-                Payload::Configuration(next) => {
-                    recovered.configurations.push((entry.index, next.clone()));
-                }
-                _ => {}
-            }
-        }
+        let snapshot = self.snapshot.clone();
+        let mut recovered = recovered(self.hard_state.clone(), self.base, snapshot, &self.entries);
         recovered.tail = self.entries.iter().rev().take(20).rev().cloned().collect();
         recovered
     }

@@ -21,7 +21,7 @@ use bytes::{Buf, BufMut, Bytes};
 use raft_core::{ClusterId, Configuration, Index, Position, SnapshotMeta};
 
 use super::{MAX_FORMAT_BYTES, MAX_SNAPSHOT_HEAD_BYTES, SNAPSHOT_CHUNK_BYTES};
-use crate::format::Flaw;
+use crate::format::{Flaw, head_length};
 
 /// The format that this version writes, and the only one that it reads.
 const VERSION: u32 = 1;
@@ -85,23 +85,8 @@ impl Head {
 
     /// How long the head is, from its first [`HEAD_START_BYTES`].
     pub(crate) fn length(start: &[u8]) -> Result<u64, Flaw> {
-        let mut fields = start;
-        let (Ok(magic), Ok(version), Ok(length)) = (
-            fields.try_get_u64(),
-            fields.try_get_u32(),
-            fields.try_get_u32(),
-        ) else {
-            return Err(Flaw::Damaged("the head is cut off"));
-        };
-        if magic != MAGIC {
-            return Err(Flaw::Damaged("this is no snapshot"));
-        }
-        if version != VERSION {
-            return Err(Flaw::Unknown(format!(
-                "format {version} is not the one that this version reads, {VERSION}"
-            )));
-        }
-        let length = u64::from(length);
+        let (cut_off, foreign) = ("the head is cut off", "this is no snapshot");
+        let length = head_length(start, (MAGIC, VERSION), cut_off, foreign)?;
         if !(FIXED_BYTES as u64 + 4..=MAX_SNAPSHOT_HEAD_BYTES).contains(&length) {
             return Err(Flaw::Damaged("the length of the head is impossible"));
         }

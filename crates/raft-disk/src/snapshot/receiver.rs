@@ -12,8 +12,8 @@ use raft_core::{ClusterId, Position};
 
 use super::file::{File, Trouble};
 use super::format::{self, CHUNK_HEAD_BYTES, MIN_FILE_BYTES};
-use super::{RECEIVING, Shared, SnapshotError, SnapshotInfo, full_or_refused, remove};
-use crate::disk::{Doing, Failure, Space};
+use super::{RECEIVING, Shared, SnapshotError, SnapshotInfo, full_or_refused};
+use crate::disk::{Doing, Failure, Space, remove};
 
 /// A snapshot that another node has. The same offer means the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
