@@ -352,7 +352,9 @@ impl Raft for ClientService {
                 session: request.session,
                 sequence: request.sequence,
                 acked_below: request.acked_below,
-                bytes: request.entry,
+                // Copied: a slice would pin the whole buffer that it was received in for as long as the log
+                // keeps the entry in memory, and that is many times its size.
+                bytes: Bytes::copy_from_slice(&request.entry),
             });
             let done = self.append(payload, deadline).await?;
             Ok(Response::new(self.put_reply(cluster, done)))

@@ -14,6 +14,10 @@ struct Command {
     configuration: config::Arguments,
 }
 
+/// Most of a request is small pieces of memory, taken and given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// This node's id has left the cluster: started again, it takes a new one.
 const RETIRED: u8 = 75;
 

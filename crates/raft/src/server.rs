@@ -41,12 +41,19 @@ use crate::shared::{Ending, Shared};
 use crate::snapshots::Snapshots;
 use crate::waiters::Waiters;
 
-/// Threads that run the daemon's tasks. None of them waits for anything, so two keep a small machine
-/// busy; the disk has a thread of its own.
-const WORKERS: usize = 2;
+/// The most threads that run the daemon's tasks. None of them waits for anything, and the disk has a thread
+/// of its own.
+const MAX_WORKERS: usize = 4;
 
 /// Threads for what blocks: reading the log, the identity, the cache of addresses.
 const BLOCKING_THREADS: usize = 16;
+
+/// Half of the processors: the state machine wants the other half, and every task that wakes one on another
+/// thread pays for it.
+fn workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MAX_WORKERS)
+}
 
 /// What the daemon runs on.
 ///
@@ -54,7 +61,7 @@ const BLOCKING_THREADS: usize = 16;
 /// The system has no threads to give.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(workers())
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()

@@ -84,7 +84,7 @@ fn the_dependency_rule_holds() {
 /// libraries, and no others.
 #[test]
 fn the_cores_are_pure() {
-    let pure = ["bytes", "crc32c", "thiserror", "rand_core"];
+    let pure = ["bytes", "crc32c", "thiserror", "rand_core", "xxhash-rust"];
     for core in ["raft-core", "member-core"] {
         for used in dependencies(core) {
             assert!(
