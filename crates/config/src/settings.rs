@@ -193,6 +193,8 @@ settings! {
     snapshot_bytes: u64 = "SnapshotBytes", 64 * MIB as u64, "bytes", "", between(64 * KIB as u64, 1024 * GIB);
     /// Or when so many entries were applied: a node that starts walks through those behind its snapshot.
     snapshot_entries: u64 = "SnapshotEntries", 100_000, "count", "", between(10, 1_000_000_000);
+    /// A client's session in which nothing happened for so long is ended: a retry in it is refused from then on.
+    session_timeout: Duration = "SessionTimeout", HOUR, "ms", "", between(SECOND, 8760 * HOUR);
     /// When the log has grown to this, client entries are refused until there is room.
     max_log_bytes: u64 = "MaxLogBytes", 10 * GIB, "bytes", "", between(128 * KIB as u64, 1024 * 1024 * GIB);
 

@@ -65,8 +65,8 @@ pub enum Input {
         term: Term,
         /// Its log is durable up to here.
         durable_index: Index,
-        /// It is the answer to [`Effect::Challenge`], not the first word on a stream.
-        challenged: bool,
+        /// The number of the [`Effect::Challenge`] that this answers; none: the first word on a stream.
+        challenged: Option<u64>,
     },
     /// The AppendEntries stream from `peer` ended without a goodbye (E2).
     StreamEnded {
@@ -103,7 +103,7 @@ pub enum Input {
         /// The index.
         index: Index,
     },
-    /// The state machine answers, or has ceased to.
+    /// The state machine answers, or has ceased to. A leader beside one that stays silent hands over.
     StateMachineHealth {
         /// It does not answer.
         sick: bool,
@@ -247,6 +247,8 @@ pub enum Effect {
     Challenge {
         /// The peer.
         peer: NodeId,
+        /// Names the question, so that an answer to an earlier one is known as such.
+        number: u64,
     },
     /// `peer` reports less than it did before, and a fresh question confirmed it: its disk has lost
     /// promises. Refuse its streams, and tell it to take a new identity (D5).

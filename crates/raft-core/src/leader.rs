@@ -13,6 +13,10 @@ use crate::reads::LeaderReads;
 use crate::reconfiguration::Reconfiguring;
 use crate::transfer::Transfer;
 
+/// After an attempt to hand over from a silent state machine, the next one comes after so many times
+/// `elect_timeout_max`.
+const HAND_OVER_PAUSE: u32 = 8;
+
 /// State on leaders, reinitialised after election (figure 2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Leading {
@@ -25,6 +29,8 @@ pub(crate) struct Leading {
     next_heartbeat: Time,
     pub(crate) reads: LeaderReads,
     pub(crate) transfer: Option<Transfer>,
+    /// A silent state machine is no reason to hand over before this.
+    no_hand_over_before: Time,
     pub(crate) reconfiguring: Reconfiguring,
     /// Index and bytes of every entry that is not committed.
     uncommitted: VecDeque<(Index, usize)>,
@@ -37,6 +43,13 @@ impl Leading {
             .iter()
             .map(|(node, progress)| (*node, progress.view()))
             .collect()
+    }
+
+    /// Log time by this leader's clock: the last one it found, and what passed since its election (S3).
+    pub(crate) fn log_time_ms(&self, now: Time) -> u64 {
+        let elapsed = u64::try_from(now.since(self.elected_at).as_millis());
+        self.log_time_base_ms
+            .saturating_add(elapsed.unwrap_or(u64::MAX))
     }
 
     pub(crate) fn match_index(&self, peer: NodeId) -> Index {
@@ -97,6 +110,7 @@ impl Raft {
             next_heartbeat: self.now,
             reads: LeaderReads::default(),
             transfer: None,
+            no_hand_over_before: self.now,
             reconfiguring: Reconfiguring::default(),
             uncommitted,
             uncommitted_bytes: inherited,
@@ -120,11 +134,7 @@ impl Raft {
             payload,
         };
         if let Some(leading) = self.leading() {
-            let elapsed = u64::try_from(now.since(leading.elected_at).as_millis());
-            let since_election = leading
-                .log_time_base_ms
-                .saturating_add(elapsed.unwrap_or(u64::MAX));
-            log_time_ms = log_time_ms.max(since_election);
+            log_time_ms = log_time_ms.max(leading.log_time_ms(now));
             let cost = entry.cost_bytes();
             leading.uncommitted.push_back((index, cost));
             leading.uncommitted_bytes += cost;
@@ -227,9 +237,33 @@ impl Raft {
             if !self.hears_quorum() {
                 return self.yield_role("a majority has not answered for too long");
             }
+            self.hand_over_from_silence();
             self.heartbeat();
         }
         self.reconfigure();
+    }
+
+    /// Nobody hears what comes of an entry while the leader's own state machine is silent. Some other's
+    /// answers, if any does; asked once for each failed attempt's time and more, since entries wait
+    /// meanwhile.
+    fn hand_over_from_silence(&mut self) {
+        let patience = self.options.elect_timeout_max;
+        let now = self.now;
+        let silent = self.state_machine_silent.map(|since| now.since(since));
+        if silent.is_none_or(|silent| silent < patience) {
+            return;
+        }
+        let heir = self.heirs().into_iter().find(|(sick, _)| !sick);
+        let Some(leading) = self.leading() else {
+            return;
+        };
+        if let Some((_, heir)) = heir
+            && leading.transfer.is_none()
+            && now >= leading.no_hand_over_before
+        {
+            leading.no_hand_over_before = now + patience * HAND_OVER_PAUSE;
+            self.transfer(Some(heir));
+        }
     }
 
     /// Check-quorum: a leader that a majority cannot answer stops being one, so that nobody takes it
@@ -293,6 +327,11 @@ impl Raft {
 
     /// Freshest log and healthy disk and state machine first (E1).
     pub(crate) fn order_of_succession(&self) -> Vec<NodeId> {
+        self.heirs().into_iter().map(|(_, voter)| voter).collect()
+    }
+
+    /// In that order, and whether each is sick, or was not heard of late.
+    fn heirs(&self) -> Vec<(bool, NodeId)> {
         let Role::Leader(leading) = &self.role else {
             return Vec::new();
         };
@@ -321,6 +360,7 @@ impl Raft {
             })
             .collect();
         heirs.sort_unstable();
-        heirs.into_iter().map(|(_, _, voter)| voter).collect()
+        let heirs = heirs.into_iter();
+        heirs.map(|(sick, _, voter)| (sick, voter)).collect()
     }
 }

@@ -43,10 +43,13 @@ pub struct Raft {
     held: VecDeque<(u64, NodeId, Message)>,
     /// Peers that were asked again, and have not answered yet: they count for nothing meanwhile (D5).
     suspects: BTreeMap<NodeId, Suspect>,
+    /// Questions asked of suspects so far.
+    challenges: u64,
     pub(crate) following: Following,
     pub(crate) succession: Succession,
     pub(crate) follower_reads: FollowerReads,
-    pub(crate) state_machine_sick: bool,
+    /// Since when the state machine does not answer.
+    pub(crate) state_machine_silent: Option<Time>,
     /// This daemon is about to end (M1).
     pub(crate) stopping: bool,
     pub(crate) members: Vec<MemberHint>,
@@ -72,6 +75,8 @@ type Reported = ((Boot, Term), (Term, Index));
 struct Suspect {
     /// What it had reported when it was first asked.
     known: Reported,
+    /// The first question: an answer to an earlier one is of an earlier doubt.
+    first: u64,
     /// When it was last asked.
     asked: Time,
 }
@@ -149,10 +154,11 @@ impl Raft {
             applied_index: covered,
             held: VecDeque::new(),
             suspects: BTreeMap::new(),
+            challenges: 0,
             following: Following::default(),
             succession: Succession::default(),
             follower_reads: FollowerReads::new(boot),
-            state_machine_sick: false,
+            state_machine_silent: None,
             stopping: false,
             members: Vec::new(),
             retired: false,
@@ -201,7 +207,10 @@ impl Raft {
             } => self.on_snapshot_taken(snapshot, keep_from),
             Input::SnapshotReceived { snapshot } => self.on_snapshot_received(snapshot),
             Input::Applied { index } => self.applied_index = self.applied_index.max(index),
-            Input::StateMachineHealth { sick } => self.state_machine_sick = sick,
+            Input::StateMachineHealth { sick } => {
+                let since = self.state_machine_silent.unwrap_or(self.now);
+                self.state_machine_silent = sick.then_some(since);
+            }
             Input::Stopping => self.stopping = true,
             Input::Members(members) => {
                 self.members = members;
@@ -317,6 +326,16 @@ impl Raft {
         })
     }
 
+    /// Log time at `now` (S3), if this node leads: no other's clock counts.
+    pub fn log_time_ms(&self, now: Time) -> Option<u64> {
+        match &self.role {
+            Role::Leader(leading) => {
+                Some(leading.log_time_ms(now).max(self.log.last_log_time_ms()))
+            }
+            _ => None,
+        }
+    }
+
     /// Operators' orders in the log, committed or not (P5): where each stands, and the entry that it
     /// names. Whoever applies must know of them before it comes to that entry.
     pub fn skips(&self) -> &BTreeMap<Index, Index> {
@@ -377,7 +396,7 @@ impl Raft {
     pub fn health(&self) -> Health {
         Health {
             disk_sick: self.disk.sick,
-            state_machine_sick: self.state_machine_sick,
+            state_machine_sick: self.state_machine_silent.is_some(),
             stopping: self.stopping,
         }
     }
@@ -780,7 +799,7 @@ impl Raft {
         peer: NodeId,
         (boot, term): (Boot, Term),
         durable_index: Index,
-        challenged: bool,
+        challenged: Option<u64>,
     ) {
         let known = self.hard.peers.get(&peer).copied().unwrap_or_default();
         let leap = |from: u64, to: u64| to > from.saturating_add(MAX_LEAP);
@@ -793,6 +812,10 @@ impl Raft {
             _ => (0, 0),
         };
         let suspect = self.suspects.get(&peer).copied();
+        let challenged = match (suspect, challenged) {
+            (Some(suspect), Some(number)) => number >= suspect.first,
+            _ => false,
+        };
         // An answer is held against what was known when it was asked for: later acknowledgements
         // may have overtaken it.
         let (said, acked) = match suspect {
@@ -805,11 +828,15 @@ impl Raft {
             Some(_) if challenged && less => return self.effect(Effect::RolledBack { peer }),
             Some(_) if challenged => self.trust_again(peer),
             // An answer may be to an earlier challenge: it is held against the earliest knowledge.
-            Some(_) => self.effect(Effect::Challenge { peer }),
+            Some(_) => self.challenge(peer),
             None if less => {
-                let (known, asked) = ((said, acked), self.now);
-                self.suspects.insert(peer, Suspect { known, asked });
-                return self.effect(Effect::Challenge { peer });
+                let suspect = Suspect {
+                    known: (said, acked),
+                    first: self.challenges + 1,
+                    asked: self.now,
+                };
+                self.suspects.insert(peer, suspect);
+                return self.challenge(peer);
             }
             None => {}
         }
@@ -828,8 +855,14 @@ impl Raft {
             && now.since(suspect.asked) >= patience
         {
             suspect.asked = now;
-            self.effects.push(Effect::Challenge { peer });
+            self.challenge(peer);
         }
+    }
+
+    fn challenge(&mut self, peer: NodeId) {
+        self.challenges += 1;
+        let number = self.challenges;
+        self.effect(Effect::Challenge { peer, number });
     }
 
     /// The peer's disk has all that it ever reported: what it said meanwhile counts.

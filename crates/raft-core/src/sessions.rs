@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::entry::{BadPayload, Command, Entry, Payload, take_u8, take_u32, take_u64};
 use crate::ids::Index;
@@ -20,8 +21,13 @@ pub const MAX_SESSIONS: usize = 16_384;
 /// sequence counts as acknowledged. A constant for the same reason.
 pub const SESSION_WINDOW: usize = 256;
 
+/// Bytes of outcomes that are kept for retries, of all sessions together. Beyond, those of the idlest sessions
+/// go, down to half of it: a retry then hears that the entry was applied, and not what came of it. It
+/// is never run again.
+pub const MAX_OUTCOME_BYTES: u64 = 64 << 20;
+
 /// The layout of [`SessionTable::encode`].
-const TABLE_VERSION: u8 = 1;
+const TABLE_VERSION: u8 = 2;
 
 /// These bytes are no session table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +70,19 @@ impl Outcome {
             data: Bytes::from(sentence),
         }
     }
+
+    /// Applied, and not known any more what came of it.
+    fn forgotten() -> Outcome {
+        Outcome {
+            kind: OutcomeKind::AlreadyApplied,
+            data: Bytes::new(),
+        }
+    }
+}
+
+/// What an outcome adds to the bytes that are kept.
+fn bytes_of(outcome: Option<&Outcome>) -> u64 {
+    outcome.map_or(0, |outcome| outcome.data.len() as u64)
 }
 
 /// In a word: what the state machine said.
@@ -148,11 +167,37 @@ pub struct SessionTable {
     by_activity: BTreeSet<(Index, Index)>,
     applied_index: Index,
     skipped: BTreeSet<Index>,
+    outcome_bytes: u64,
+    chain: Chain,
+}
+
+/// What came of every entry that was executed, in 64 bits: replicas that agree on it went the same way
+/// (P4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Chain {
+    /// Over the outcomes, in order of index.
+    pub hash: u64,
+    /// An outcome is not known any more: this chain says nothing, until a snapshot with another one
+    /// takes the place of the log.
+    pub is_broken: bool,
+}
+
+impl Chain {
+    fn append(&mut self, index: Index, outcome: &Outcome) {
+        self.is_broken |= outcome.kind == OutcomeKind::AlreadyApplied;
+        let mut link = [0; 17];
+        link[..8].copy_from_slice(&self.hash.to_be_bytes());
+        link[8..16].copy_from_slice(&index.to_be_bytes());
+        link[16] = outcome.kind.code();
+        self.hash = xxh3_64_with_seed(&outcome.data, xxh3_64(&link));
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Session {
     last_activity: Index,
+    /// Log time of that entry (S3).
+    last_active_ms: u64,
     acked_below: u64,
     /// Sequence to outcome. None: executing; its outcome is recorded before the next entry is
     /// answered from it.
@@ -197,10 +242,10 @@ impl SessionTable {
         match &entry.payload {
             Payload::Command(command) => {
                 let skipped = self.skipped.remove(&entry.index);
-                self.admit_command(command, entry.index, skipped)
+                self.admit_command(command, entry, skipped)
             }
             Payload::RegisterSession => {
-                self.register(entry.index);
+                self.register(entry);
                 Admission::Nothing(AppliedKind::Registered {
                     session: entry.index,
                 })
@@ -209,7 +254,7 @@ impl SessionTable {
                 session,
                 acked_below,
             } => {
-                let kept = self.touch(*session, *acked_below, entry.index);
+                let kept = self.touch(*session, *acked_below, entry);
                 let lives = AppliedKind::KeptAlive;
                 Admission::Nothing(if kept {
                     lives
@@ -247,8 +292,8 @@ impl SessionTable {
         }
     }
 
-    fn admit_command(&mut self, command: &Command, index: Index, skipped: bool) -> Admission {
-        let outcome = skipped.then(|| Outcome::skipped(index));
+    fn admit_command(&mut self, command: &Command, entry: &Entry, skipped: bool) -> Admission {
+        let outcome = skipped.then(|| Outcome::skipped(entry.index));
         let admission = match &outcome {
             Some(outcome) => Admission::Duplicate(outcome.clone()),
             None => Admission::Execute(command.bytes.clone()),
@@ -256,7 +301,7 @@ impl SessionTable {
         if command.session == 0 {
             return admission;
         }
-        if !self.touch(command.session, command.acked_below, index) {
+        if !self.touch(command.session, command.acked_below, entry) {
             return Admission::Refused(SessionRefusal::Expired);
         }
         let Some(session) = self.sessions.get_mut(&command.session) else {
@@ -266,28 +311,79 @@ impl SessionTable {
             return Admission::Refused(SessionRefusal::Stale);
         }
         if let Some(known) = session.outcomes.get(&command.sequence) {
-            let unknown = Outcome {
-                kind: OutcomeKind::AlreadyApplied,
-                data: Bytes::new(),
-            };
-            return Admission::Duplicate(known.clone().unwrap_or(unknown));
+            return Admission::Duplicate(known.clone().unwrap_or_else(Outcome::forgotten));
         }
+        self.outcome_bytes += bytes_of(outcome.as_ref());
         session.outcomes.insert(command.sequence, outcome);
         while session.outcomes.len() > SESSION_WINDOW {
-            if let Some((oldest, _)) = session.outcomes.pop_first() {
+            if let Some((oldest, outcome)) = session.outcomes.pop_first() {
+                self.outcome_bytes -= bytes_of(outcome.as_ref());
                 session.acked_below = session.acked_below.max(oldest + 1);
             }
         }
         admission
     }
 
-    /// Keeps what the state machine said of an entry that was to be executed.
-    pub fn record(&mut self, session: Index, sequence: u64, outcome: Outcome) {
+    /// Keeps what the state machine said of the entry at `index`, which was to be executed: in order of
+    /// index, once for each. `session` is 0 for an entry without one.
+    pub fn record(&mut self, index: Index, session: Index, sequence: u64, outcome: Outcome) {
+        self.chain.append(index, &outcome);
+        self.keep(session, sequence, outcome);
+    }
+
+    /// An operator's Skip came for an entry that was admitted, and on which the state machine failed: its
+    /// outcome says so (P5).
+    pub fn record_skipped(&mut self, index: Index, session: Index, sequence: u64) {
+        self.keep(session, sequence, Outcome::skipped(index));
+    }
+
+    fn keep(&mut self, session: Index, sequence: u64, outcome: Outcome) {
         if let Some(session) = self.sessions.get_mut(&session)
             && let Some(kept) = session.outcomes.get_mut(&sequence)
         {
+            self.outcome_bytes -= bytes_of(kept.as_ref());
+            self.outcome_bytes += bytes_of(Some(&outcome));
             *kept = Some(outcome);
         }
+        if self.outcome_bytes > MAX_OUTCOME_BYTES {
+            self.forget_outcomes(MAX_OUTCOME_BYTES / 2);
+        }
+    }
+
+    /// Lets go of what the idlest sessions may still be told, until no more than `most` bytes are left.
+    /// This changes what a retry hears, and nothing else: replicas that do it at different moments, since
+    /// their batches are others, stay of one state.
+    fn forget_outcomes(&mut self, most: u64) {
+        for (_, id) in &self.by_activity {
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            for outcome in session.outcomes.values_mut().flatten() {
+                if self.outcome_bytes <= most {
+                    return;
+                }
+                if !outcome.data.is_empty() {
+                    self.outcome_bytes -= outcome.data.len() as u64;
+                    *outcome = Outcome::forgotten();
+                }
+            }
+        }
+    }
+
+    /// What came of all entries up to [`SessionTable::applied_index`], once all of that is recorded.
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// Sessions that were active last before `log_time_ms`, the idlest first, at most `most` of them: the
+    /// session, and the index of that activity. What a leader proposes to end (S3).
+    pub fn idle_before(&self, log_time_ms: u64, most: usize) -> Vec<(Index, Index)> {
+        let idle = |(_, id): &&(Index, Index)| {
+            let session = self.sessions.get(id);
+            session.is_some_and(|session| session.last_active_ms < log_time_ms)
+        };
+        let idlest = self.by_activity.iter().take_while(idle).take(most);
+        idlest.map(|(activity, id)| (*id, *activity)).collect()
     }
 
     /// The table as bytes, for a snapshot (S4): equal tables give equal bytes. Everything that was
@@ -296,10 +392,13 @@ impl SessionTable {
         let mut out = BytesMut::new();
         out.put_u8(TABLE_VERSION);
         out.put_u64(self.applied_index);
+        out.put_u64(self.chain.hash);
+        out.put_u8(u8::from(self.chain.is_broken));
         out.put_u32(u32::try_from(self.sessions.len()).unwrap_or(u32::MAX));
         for (id, session) in &self.sessions {
             out.put_u64(*id);
             out.put_u64(session.last_activity);
+            out.put_u64(session.last_active_ms);
             out.put_u64(session.acked_below);
             out.put_u32(u32::try_from(session.outcomes.len()).unwrap_or(u32::MAX));
             for (sequence, outcome) in &session.outcomes {
@@ -328,6 +427,14 @@ impl SessionTable {
         }
         let mut table = SessionTable {
             applied_index: take_u64(bytes)?,
+            chain: Chain {
+                hash: take_u64(bytes)?,
+                is_broken: match take_u8(bytes)? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(BadTable::Contradiction),
+                },
+            },
             ..SessionTable::default()
         };
         let count = take_u32(bytes)?;
@@ -338,6 +445,7 @@ impl SessionTable {
             let id = take_u64(bytes)?;
             let mut session = Session {
                 last_activity: take_u64(bytes)?,
+                last_active_ms: take_u64(bytes)?,
                 acked_below: take_u64(bytes)?,
                 outcomes: BTreeMap::new(),
             };
@@ -359,6 +467,7 @@ impl SessionTable {
                 }
                 // Copied: a slice would hold all of the snapshot's head in memory.
                 let data = Bytes::copy_from_slice(&bytes.split_to(length));
+                table.outcome_bytes += length as u64;
                 let outcome = Outcome { kind, data };
                 if session.outcomes.insert(sequence, Some(outcome)).is_some() {
                     return Err(BadTable::Contradiction);
@@ -376,7 +485,8 @@ impl SessionTable {
         }
     }
 
-    fn register(&mut self, index: Index) {
+    fn register(&mut self, entry: &Entry) {
+        let index = entry.index;
         if self.sessions.len() >= MAX_SESSIONS
             && let Some((_, idlest)) = self.by_activity.first().copied()
         {
@@ -386,28 +496,38 @@ impl SessionTable {
             index,
             Session {
                 last_activity: index,
+                last_active_ms: entry.log_time_ms,
                 ..Session::default()
             },
         );
         self.by_activity.insert((index, index));
     }
 
-    fn touch(&mut self, id: Index, acked_below: u64, index: Index) -> bool {
+    fn touch(&mut self, id: Index, acked_below: u64, entry: &Entry) -> bool {
         let Some(session) = self.sessions.get_mut(&id) else {
             return false;
         };
         self.by_activity.remove(&(session.last_activity, id));
-        session.last_activity = index;
-        self.by_activity.insert((index, id));
+        session.last_activity = entry.index;
+        session.last_active_ms = entry.log_time_ms;
+        self.by_activity.insert((entry.index, id));
         if acked_below > session.acked_below {
             session.acked_below = acked_below;
-            session.outcomes = session.outcomes.split_off(&acked_below);
+            let wanted = session.outcomes.split_off(&acked_below);
+            let acknowledged = std::mem::replace(&mut session.outcomes, wanted);
+            let bytes = acknowledged.values().map(|known| bytes_of(known.as_ref()));
+            self.outcome_bytes -= bytes.sum::<u64>();
         }
         true
     }
 
     fn end(&mut self, id: Index) {
         if let Some(session) = self.sessions.remove(&id) {
+            let bytes = session
+                .outcomes
+                .values()
+                .map(|known| bytes_of(known.as_ref()));
+            self.outcome_bytes -= bytes.sum::<u64>();
             self.by_activity.remove(&(session.last_activity, id));
         }
     }

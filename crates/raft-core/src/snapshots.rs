@@ -13,6 +13,9 @@ use crate::ids::{Index, NodeId, Position};
 use crate::io::{Effect, Event};
 use crate::raft::{Raft, Role};
 
+/// No log ever reaches this index: behind a snapshot that claims to, nothing could be appended.
+const MAX_INDEX: Index = 1 << 62;
+
 impl Raft {
     /// This node's own snapshot is complete: what it covers may go.
     pub(crate) fn on_snapshot_taken(&mut self, snapshot: Arc<SnapshotMeta>, keep_from: Index) {
@@ -67,7 +70,8 @@ impl Raft {
             return;
         }
         self.hear_leader(from, None);
-        if position.term > self.term() || position.index == 0 {
+        let impossible = position.index == 0 || position.index > MAX_INDEX;
+        if impossible || position.term > self.term() {
             let what = "a snapshot of an impossible term or index";
             return self.event(Event::Nonsense { peer: from, what });
         }
@@ -92,7 +96,7 @@ impl Raft {
             .cluster_id()
             .is_some_and(|cluster| cluster != snapshot.cluster_id);
         let position = snapshot.position;
-        let impossible = foreign || position.term > self.term();
+        let impossible = foreign || position.term > self.term() || position.index > MAX_INDEX;
         if impossible || matches!(self.role, Role::Leader(_)) || position.index <= self.commit_index
         {
             return;

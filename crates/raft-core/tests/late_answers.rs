@@ -68,6 +68,35 @@ fn an_answer_to_an_earlier_challenge_condemns_nobody() {
     assert!(!rolled_back(&effects));
 }
 
+/// D5: a peer that was doubted, and cleared, is doubted again. What it said to the first question is
+/// no answer to the second: its disk may have gone back in between.
+#[test]
+fn an_answer_to_an_earlier_doubt_settles_no_later_one() {
+    let answered = |term, index, number| Input::Hello {
+        peer: node(2),
+        boot: 1,
+        term,
+        durable_index: index,
+        challenged: Some(number),
+    };
+    let mut leader = One::leader(1, &[1, 2, 3], &[1, 1, 1]);
+    let (term, last) = (leader.raft.term(), leader.raft.last().index);
+    leader.settle(hello(2, 1, term, last, false));
+    let effects = leader.settle(hello(2, 1, term, last - 1, false));
+    let first = challenge_number(&effects).unwrap();
+    leader.settle(answered(term, last, first));
+    let effects = leader.settle(hello(2, 1, term, last - 1, false));
+    let second = challenge_number(&effects).unwrap();
+    assert!(second > first);
+    leader.put("x");
+    leader.hear(2, ack(term, last + 1));
+    let effects = leader.settle(answered(term, last, first));
+    assert!(!rolled_back(&effects));
+    assert_eq!(leader.raft.commit_index(), last, "it is still in doubt");
+    leader.settle(answered(term, last + 1, second));
+    assert_eq!(leader.raft.commit_index(), last + 1);
+}
+
 /// D5: the highest (boot, term) that a voter ever reported never falls on this disk, whatever order its
 /// answers come in.
 #[test]

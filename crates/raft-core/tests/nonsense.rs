@@ -6,6 +6,7 @@ mod one;
 mod recovered;
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use one::{One, answer, append, ask, at, entry, heartbeat, node, sent};
@@ -15,7 +16,7 @@ use raft_core::message::{
 };
 use raft_core::{
     ClusterId, Command, Configuration, Effect, Entry, Event, Health, Input, MemberHint, Message,
-    NodeId, Payload, Persisted, Position, Proposal, RoleName, Time,
+    NodeId, Payload, Persisted, Position, Proposal, RoleName, SnapshotMeta, Time,
 };
 use world::Dice;
 
@@ -126,7 +127,7 @@ fn message(dice: &mut Dice, one: &One) -> Message {
             one.raft.term_at(index).unwrap_or_else(|| number(dice)),
         )
     };
-    match dice.below(12) {
+    match dice.below(14) {
         0 => Message::RequestVote(RequestVote {
             term,
             pre_vote: dice.chance(50),
@@ -198,13 +199,17 @@ fn message(dice: &mut Dice, one: &One) -> Message {
             ask: number(dice),
             index: number(dice),
         },
+        11 | 12 => Message::InstallSnapshot {
+            term,
+            position: position(dice, own),
+        },
         _ => Message::HigherTerm { term },
     }
 }
 
 fn input(dice: &mut Dice, one: &One) -> Input {
     let own = one.raft.term();
-    match dice.below(40) {
+    match dice.below(44) {
         0..=21 => Input::Message {
             from: any_node(dice),
             message: message(dice, one),
@@ -249,7 +254,7 @@ fn input(dice: &mut Dice, one: &One) -> Input {
             boot: number(dice),
             term: term(dice, own),
             durable_index: number(dice),
-            challenged: dice.chance(50),
+            challenged: dice.chance(50).then(|| number(dice)),
         },
         32 => Input::StreamEnded {
             peer: any_node(dice),
@@ -277,6 +282,13 @@ fn input(dice: &mut Dice, one: &One) -> Input {
             request: dice.next(),
             node: any_node(dice),
         },
+        40 | 41 => Input::SnapshotReceived {
+            snapshot: snapshot(dice, one),
+        },
+        42 => Input::SnapshotTaken {
+            snapshot: snapshot(dice, one),
+            keep_from: number(dice),
+        },
         38 if dice.chance(10) => Input::GiveWay,
         38 => Input::Found {
             cluster_id: ClusterId(3),
@@ -286,6 +298,31 @@ fn input(dice: &mut Dice, one: &One) -> Input {
             to: dice.chance(50).then(|| any_node(dice)),
         },
     }
+}
+
+/// Of this log as it is, or of one that nobody has.
+fn snapshot(dice: &mut Dice, one: &One) -> Arc<SnapshotMeta> {
+    let index = dice.below(one.raft.last().index + 3);
+    let own = one.raft.snapshot_meta(index, number(dice));
+    let some = own.filter(|_| dice.chance(60));
+    some.unwrap_or_else(|| {
+        let nodes = |numbers: &[u64]| numbers.iter().copied().map(node).collect();
+        let configuration = Configuration {
+            voters: nodes(&[1, 2, 3]),
+            grown: dice.chance(80),
+            ..Configuration::default()
+        };
+        let position = position(dice, one.raft.term());
+        let cluster_id = one.raft.cluster_id().filter(|_| dice.chance(90));
+        SnapshotMeta {
+            position,
+            cluster_id: cluster_id.unwrap_or(ClusterId(dice.next().into())),
+            log_time_ms: number(dice),
+            configuration_index: number(dice).min(position.index),
+            configuration: configuration.into(),
+        }
+    })
+    .into()
 }
 
 /// Thousands of senseless inputs, with true reports of the disk among them, from many starts.
@@ -329,6 +366,14 @@ fn senseless(seed: u64) -> [bool; 4] {
         let wait = [0, 1, 20, 400, 2_000, 30_000][dice.below(6) as usize];
         one.now = one.now + Duration::from_millis(dice.below(wait + 1));
         let input = input(&mut dice, &one);
+        if let Input::SnapshotReceived { snapshot } | Input::SnapshotTaken { snapshot, .. } = &input
+            && one
+                .snapshot
+                .as_ref()
+                .is_none_or(|known| known.position.index < snapshot.position.index)
+        {
+            one.snapshot = Some(snapshot.clone());
+        }
         one.step(input);
         // A lying disk was among the inputs: the true one may be out of step, but never panics.
         while !one.queue.is_empty() && dice.chance(60) {

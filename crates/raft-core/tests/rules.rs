@@ -998,6 +998,56 @@ fn d2_truncation_lowers_the_durable_index() {
     );
 }
 
+/// A leader whose state machine stays silent hands over to one whose state machine answers; for a short
+/// silence it does not, nor when nobody's answers.
+#[test]
+fn a_leader_beside_a_silent_state_machine_hands_over() {
+    let told = |silent_ms: u64, sick: &[u64]| {
+        let mut one = One::leader(1, &[1, 2, 3], &[1]);
+        one.step(Input::StateMachineHealth { sick: true });
+        let mut told = Vec::new();
+        for round in 1..=40 {
+            one.now = one.now + milliseconds(100);
+            if round * 100 == silent_ms {
+                one.step(Input::StateMachineHealth { sick: false });
+            }
+            let mut effects = one.step(Input::Tick);
+            for peer in [2, 3] {
+                let health = Health {
+                    state_machine_sick: sick.contains(&peer),
+                    ..Health::default()
+                };
+                let (term, round) = (one.raft.term(), 0);
+                let reply = HeartbeatReply {
+                    term,
+                    round,
+                    health,
+                };
+                effects.extend(one.hear_only(peer, Message::HeartbeatReply(reply)));
+            }
+            one.sync();
+            for (to, message) in sent(&effects) {
+                if matches!(message, Message::TimeoutNow { .. }) {
+                    told.push((round, to));
+                }
+            }
+        }
+        assert_eq!(
+            one.raft.role(),
+            RoleName::Leader,
+            "it is no sickness of the log"
+        );
+        told
+    };
+    let [(round, heir)] = told(0, &[2])[..] else {
+        panic!("one is told, once in a while");
+    };
+    assert_eq!(heir, node(3));
+    assert!((15..25).contains(&round), "{round}");
+    assert_eq!(told(1_000, &[]), [], "it came back");
+    assert_eq!(told(0, &[2, 3]), [], "nobody is better off");
+}
+
 /// D4: no write completed for ElectTimeoutMax: the leader hands over, else it steps down; one quick
 /// sync heals.
 #[test]

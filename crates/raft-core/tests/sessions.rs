@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::sessions::{
-    Admission, AppliedKind, MAX_SESSIONS, Outcome, OutcomeKind, SESSION_WINDOW, SessionRefusal,
+    Admission, AppliedKind, MAX_OUTCOME_BYTES, MAX_SESSIONS, Outcome, OutcomeKind, SESSION_WINDOW,
+    SessionRefusal,
 };
 use raft_core::{Command, Entry, Index, Payload, SessionTable};
 
@@ -13,6 +14,7 @@ use raft_core::{Command, Entry, Index, Payload, SessionTable};
 struct Table {
     table: SessionTable,
     executed: Vec<(Index, u64)>,
+    log_time_ms: u64,
 }
 
 impl Table {
@@ -20,7 +22,7 @@ impl Table {
         Entry {
             index: self.table.applied_index() + 1,
             term: 1,
-            log_time_ms: 0,
+            log_time_ms: self.log_time_ms,
             payload,
         }
     }
@@ -43,8 +45,8 @@ impl Table {
         let admission = self.admit(command(session, sequence, acked_below));
         if matches!(admission, Admission::Execute(_)) {
             self.executed.push((session, sequence));
-            self.table
-                .record(session, sequence, outcome(self.table.applied_index()));
+            let index = self.table.applied_index();
+            self.table.record(index, session, sequence, outcome(index));
         }
         admission
     }
@@ -189,7 +191,7 @@ fn s2_a_retry_in_the_same_batch_waits() {
     assert!(is_run(&table.admit(command(session, 1, 0))));
     assert!(table.table.must_wait(&table.entry(command(session, 1, 0))));
     assert!(!table.table.must_wait(&table.entry(command(session, 2, 0))));
-    table.table.record(session, 1, outcome(77));
+    table.table.record(2, session, 1, outcome(77));
     assert_eq!(table.run(session, 1, 0), Admission::Duplicate(outcome(77)));
 }
 
@@ -221,6 +223,130 @@ fn s3_an_expiry_is_void_after_newer_activity() {
         });
         assert_eq!(table.run(session, 3, 0), EXPIRED);
     }
+}
+
+/// S3: by the log's own time, the idlest first, and with the activity that was seen.
+#[test]
+fn s3_those_who_were_idle_for_too_long_are_named() {
+    let mut table = Table::default();
+    let sessions: Vec<Index> = (0..4).map(|_| table.register()).collect();
+    table.log_time_ms = 1_000;
+    table.run(sessions[1], 1, 0);
+    table.log_time_ms = 2_000;
+    table.admit(Payload::KeepAlive {
+        session: sessions[0],
+        acked_below: 0,
+    });
+    assert_eq!(table.table.idle_before(0, 9), []);
+    let idle = [(sessions[2], sessions[2]), (sessions[3], sessions[3])];
+    assert_eq!(table.table.idle_before(1_000, 9), idle);
+    let kept = SessionTable::decode(table.table.encode()).unwrap();
+    assert_eq!(
+        kept.idle_before(1_001, 9),
+        [idle[0], idle[1], (sessions[1], 5)]
+    );
+    assert_eq!(kept.idle_before(u64::MAX, 1), [idle[0]]);
+    assert_eq!(kept.idle_before(2_001, 9).len(), 4);
+}
+
+/// The bytes that are kept for retries are bounded. What goes is what the idlest could still be told; a
+/// retry of theirs is no more run than before.
+#[test]
+fn outcomes_are_kept_up_to_a_limit_of_bytes() {
+    let mut table = Table::default();
+    let sessions: Vec<Index> = (0..10).map(|_| table.register()).collect();
+    let large = Outcome {
+        kind: OutcomeKind::Ok,
+        data: vec![7; (MAX_OUTCOME_BYTES / 8) as usize].into(),
+    };
+    for session in &sessions[..8] {
+        assert!(is_run(&table.admit(command(*session, 1, 0))));
+        let index = table.table.applied_index();
+        table.table.record(index, *session, 1, large.clone());
+    }
+    let told = |table: &mut Table, session| table.admit(command(session, 1, 0));
+    for session in &sessions[..8] {
+        assert_eq!(
+            told(&mut table, *session),
+            Admission::Duplicate(large.clone())
+        );
+    }
+    assert!(is_run(&table.admit(command(sessions[8], 1, 0))));
+    let index = table.table.applied_index();
+    table.table.record(index, sessions[8], 1, large.clone());
+    let encoded = table.table.encode();
+    assert!(encoded.len() as u64 <= MAX_OUTCOME_BYTES / 2 + 1000);
+    assert_eq!(SessionTable::decode(encoded).unwrap(), table.table);
+    for (number, session) in sessions[..9].iter().enumerate() {
+        let Admission::Duplicate(known) = told(&mut table, *session) else {
+            panic!("it is run again");
+        };
+        let forgotten = known.kind == OutcomeKind::AlreadyApplied;
+        assert_eq!(forgotten, number < 5, "session {number}");
+    }
+    // Whatever way they go, they are not counted any more.
+    for session in &sessions[5..9] {
+        table.admit(Payload::KeepAlive {
+            session: *session,
+            acked_below: 2,
+        });
+    }
+    for session in &sessions {
+        assert!(is_run(&table.admit(command(*session, 3, 0))));
+        let index = table.table.applied_index();
+        let eighth = large.data.slice(..large.data.len() / 2);
+        let outcome = Outcome {
+            kind: OutcomeKind::Ok,
+            data: eighth,
+        };
+        table.table.record(index, *session, 3, outcome);
+    }
+    let Admission::Duplicate(known) = table.admit(command(sessions[0], 3, 0)) else {
+        panic!("it is run again");
+    };
+    assert_eq!(
+        known.kind,
+        OutcomeKind::Ok,
+        "five eighths are within the limit"
+    );
+}
+
+/// P4: equal outcomes make equal chains; once they part, they stay apart; an outcome that is not known
+/// ends the comparison.
+#[test]
+fn p4_the_chain_tells_where_outcomes_part() {
+    let run = |outcomes: &[Outcome]| {
+        let mut table = Table::default();
+        for outcome in outcomes {
+            table.admit(command(0, 0, 0));
+            let index = table.table.applied_index();
+            table.table.record(index, 0, 0, outcome.clone());
+        }
+        table.table.chain()
+    };
+    let same = [outcome(1), outcome(2), outcome(3)];
+    assert_eq!(run(&same), run(&same));
+    let other = [outcome(1), outcome(9), outcome(3)];
+    assert_ne!(run(&same[..2]), run(&other[..2]));
+    assert_ne!(run(&same), run(&other));
+    let mut kind = same.clone();
+    kind[2].kind = OutcomeKind::NotFound;
+    assert_ne!(run(&same), run(&kind));
+    assert!(!run(&same).is_broken);
+    let mut unknown = same.clone();
+    unknown[0].kind = OutcomeKind::AlreadyApplied;
+    assert!(run(&unknown).is_broken);
+    // The index is part of it: a gap is a difference.
+    let mut table = Table::default();
+    table.register();
+    for outcome in &same {
+        table.admit(command(0, 0, 0));
+        let index = table.table.applied_index();
+        table.table.record(index, 0, 0, outcome.clone());
+    }
+    assert_ne!(table.table.chain(), run(&same));
+    let kept = SessionTable::decode(table.table.encode()).unwrap();
+    assert_eq!(kept.chain(), table.table.chain());
 }
 
 /// S2: an expired session is not made again by a retry.

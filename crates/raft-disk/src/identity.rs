@@ -14,6 +14,7 @@ use raft_core::{Boot, ClusterId, NodeId};
 
 use crate::disk::{Disk, Doing, Failure, read_small, replace};
 use crate::segment::segment_number;
+use crate::snapshot::newest_named;
 
 /// Name of the file.
 pub const IDENTITY_FILE: &str = "identity";
@@ -125,13 +126,13 @@ impl Identity {
         member: Option<NodeId>,
     ) -> Result<Identity, IdentityError> {
         let path = disk.path(IDENTITY_FILE);
-        let has_log = disk
+        let names = disk
             .list()
-            .doing("list the directory of", &*disk, IDENTITY_FILE)?
-            .iter()
-            .any(|name| segment_number(name).is_some());
+            .doing("list the directory of", &*disk, IDENTITY_FILE)?;
+        let has_snapshot = newest_named(&names) > 0;
+        let has_log = names.iter().any(|name| segment_number(name).is_some());
         let Some(content) = read(&*disk)? else {
-            if has_log {
+            if has_log || has_snapshot {
                 return Err(IdentityError::LogWithoutIdentity { path });
             }
             let Some(node_id) = member else {

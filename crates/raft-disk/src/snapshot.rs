@@ -7,6 +7,7 @@ mod receiver;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -103,6 +104,9 @@ pub enum SnapshotError {
         /// The limit.
         most: u64,
     },
+    /// What was received is whole, and not for this node. It is gone.
+    #[error("the snapshot that was received cannot be used here: {0}")]
+    Unusable(String),
     /// What was received is not the snapshot that was offered. It is gone; it may be received anew.
     #[error("the snapshot that was received is not the one that was offered: {0}")]
     NotAsOffered(String),
@@ -145,6 +149,9 @@ pub struct SnapshotStore {
 struct Shared {
     disk: Arc<dyn Disk>,
     options: SnapshotOptions,
+    /// Held while files come and go, which takes as long as the disk takes.
+    changing: Mutex<()>,
+    /// Never held over a word with the disk: whoever applies entries looks into it for every batch.
     kept: Mutex<Kept>,
     receiving: Mutex<Receiving>,
 }
@@ -207,6 +214,7 @@ impl SnapshotStore {
                     chunk_bytes,
                     ..options
                 },
+                changing: Mutex::default(),
                 kept: Mutex::new(kept),
                 receiving: Mutex::default(),
             }),
@@ -249,15 +257,35 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError::Missing`], [`SnapshotError::Damaged`], or the disk refused.
     pub fn reader(&self, position: Position) -> Result<SnapshotReader, SnapshotError> {
-        let kept = self.shared.kept();
-        if !kept.complete.contains_key(&place(position)) {
+        let known = self.shared.kept().complete.contains_key(&place(position));
+        if !known {
             return Err(SnapshotError::Missing(position));
         }
         let name = snapshot_name(position);
         let disk = self.shared.disk.clone();
-        let file = disk.open(&name).doing("open", &*disk, &name)?;
-        drop(kept);
+        let file = match disk.open(&name) {
+            // It was removed a moment ago.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SnapshotError::Missing(position));
+            }
+            opened => opened.doing("open", &*disk, &name)?,
+        };
         SnapshotReader::open(File { disk, name, file })
+    }
+
+    /// The snapshot at `position` was found to be damaged when it was read ([`SnapshotError::Damaged`]):
+    /// it counts as none from now on. The file stays until there is a newer one, or this very one
+    /// anew.
+    pub fn give_up(&self, position: Position, what: String) {
+        let mut kept = self.shared.kept();
+        if kept.complete.remove(&place(position)).is_some() {
+            let path = self.shared.disk.path(&snapshot_name(position));
+            kept.damaged.push(DamagedSnapshot {
+                path,
+                position,
+                what,
+            });
+        }
     }
 
     /// Begins to receive the file of another node's snapshot, or goes on with it where the very same
@@ -278,34 +306,40 @@ impl SnapshotStore {
         SnapshotReceiver::begin(self.shared.clone(), offer, cluster_id, max_file_bytes)
     }
 
+    /// The snapshot that was begun to be received, and not finished: whoever still has that one can be asked
+    /// for the rest.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn begun(&self) -> Result<Option<SnapshotOffer>, Failure> {
+        let disk = &*self.shared.disk;
+        let names = disk
+            .list()
+            .doing("list the directory of", disk, RECEIVING)?;
+        Ok(names.iter().find_map(|name| receiver::offer_of(name)))
+    }
+
     /// Removes all snapshots but the newest and those that `keep` lists, damaged files that are
     /// older than the newest included.
     ///
     /// # Errors
     /// The disk refused to remove one; it is still there, and is tried again the next time.
     pub fn retain(&self, keep: &[Position]) -> Result<(), Failure> {
-        let disk = &*self.shared.disk;
-        let mut kept = self.shared.kept();
-        let Some(newest) = kept.complete.last_key_value().map(|(newest, _)| *newest) else {
-            return Ok(());
-        };
-        let stale: Vec<Place> = kept
-            .complete
-            .keys()
-            .copied()
-            .filter(|key| *key != newest && !keep.iter().any(|keep| place(*keep) == *key))
-            .collect();
-        for (index, term) in stale {
-            remove(disk, &snapshot_name(Position { index, term }))?;
-            kept.complete.remove(&(index, term));
-        }
-        while let Some(number) = kept
-            .damaged
-            .iter()
-            .position(|damaged| place(damaged.position) < newest)
-        {
-            remove(disk, &snapshot_name(kept.damaged[number].position))?;
-            kept.damaged.remove(number);
+        let shared = &self.shared;
+        let _changing = shared.changing();
+        for (position, damaged) in shared.superfluous(keep) {
+            // Nobody begins to read it any more.
+            let known = shared.kept().complete.remove(&place(position));
+            if let Err(failure) = remove(&*shared.disk, &snapshot_name(position)) {
+                let mut kept = shared.kept();
+                kept.complete
+                    .extend(known.map(|info| (place(position), info)));
+                return Err(failure);
+            }
+            if damaged {
+                let mut kept = shared.kept();
+                kept.damaged.retain(|other| other.position != position);
+            }
         }
         Ok(())
     }
@@ -314,6 +348,32 @@ impl SnapshotStore {
 impl Shared {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All files but the newest snapshot and those that `keep` lists: where each ends, and whether it is a
+    /// damaged one, of which only those go that are older than the newest.
+    fn superfluous(&self, keep: &[Position]) -> Vec<(Position, bool)> {
+        let kept = self.kept();
+        let Some(newest) = kept.complete.last_key_value().map(|(newest, _)| *newest) else {
+            return Vec::new();
+        };
+        let complete = kept.complete.keys();
+        let stale = complete
+            .map(|(index, term)| Position {
+                index: *index,
+                term: *term,
+            })
+            .filter(|position| place(*position) != newest && !keep.contains(position))
+            .map(|position| (position, false));
+        let damaged = kept.damaged.iter().map(|damaged| damaged.position);
+        let old = damaged
+            .filter(|position| place(*position) < newest)
+            .map(|position| (position, true));
+        stale.chain(old).collect()
     }
 
     fn receiving(&self) -> MutexGuard<'_, Receiving> {
@@ -326,12 +386,13 @@ impl Shared {
     fn publish(&self, half_made: &str, info: &SnapshotInfo) -> Result<(), Failure> {
         let disk = &*self.disk;
         let name = snapshot_name(info.meta.position);
-        let mut kept = self.kept();
+        let _changing = self.changing();
         disk.rename(half_made, &name)
             .doing("rename", disk, half_made)?;
         disk.sync_dir()
             .doing("sync the directory of", disk, &name)?;
         let key = place(info.meta.position);
+        let mut kept = self.kept();
         kept.damaged
             .retain(|damaged| place(damaged.position) != key);
         kept.complete.insert(key, info.clone());

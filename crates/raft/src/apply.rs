@@ -38,6 +38,7 @@ use crate::limits::{
     STATE_MACHINE_BACKOFF,
 };
 use crate::say;
+use crate::sessions;
 use crate::shared::Shared;
 use crate::snapshots::{Snapshots, Taken};
 use crate::state_machine::{self, Connection, NoEpoch};
@@ -175,10 +176,18 @@ impl Apply {
         if applied >= self.walk.base() {
             return Ok(connection);
         }
-        let Some(newest) = self.snapshots.newest() else {
-            return Err(NoEpoch::Unreachable("the snapshot is gone".to_owned()));
+        let base = self.walk.base();
+        // What the walk has forgotten must be in it.
+        let newest = self.snapshots.newest();
+        let usable = newest.filter(|newest| newest.meta.position.index >= base);
+        let Some(newest) = usable else {
+            self.snapshots.pull_another(base);
+            return Err(NoEpoch::Unreachable(format!(
+                "it has applied {applied}, the entries up to {base} are only in a snapshot, and this node's \
+                 is damaged: another one is being fetched"
+            )));
         };
-        let (base, format) = (self.walk.base(), &newest.format);
+        let format = &newest.format;
         if !connection.hello.snapshot_formats.contains(format) {
             return Err(NoEpoch::Quarantine(format!(
                 "it has applied {applied} entries, the entries up to {base} are only in a snapshot of \
@@ -254,14 +263,24 @@ impl Apply {
         );
         let mut index = self.committed.index.subscribe();
         let mut moved_on = false;
+        let mut sweep = sessions::sweeps(&self.shared);
         loop {
             let committed = tokio::select! {
                 biased;
                 _ = &mut connection.ended => return (moved_on, "the connection ended".to_owned()),
+                _ = sweep.tick() => None,
+                () = self.snapshots.may_be_due() => None,
                 committed = index.wait_for(|index| *index >= next) => match committed {
-                    Ok(committed) => *committed,
+                    Ok(committed) => Some(*committed),
                     Err(_) => return (moved_on, "the daemon stops".to_owned()),
                 },
+            };
+            let Some(committed) = committed else {
+                sessions::expire(&self.shared, &self.inbox, &self.walk.table).await;
+                if next == self.walk.recorded + 1 {
+                    self.snapshot_if_due(&mut connection, next - 1).await;
+                }
+                continue;
             };
             let floor = self.snapshots.floor();
             if floor >= next {

@@ -35,8 +35,8 @@ pub enum Ask {
         term: Term,
         /// Its durable index.
         durable_index: Index,
-        /// It answers a challenge, and is not the first word on a stream.
-        challenged: bool,
+        /// The number of the challenge that it answers; none: the first word on a stream.
+        challenged: Option<u64>,
     },
     /// A peer's AppendEntries stream ended without a goodbye (E2).
     StreamEnded {
@@ -128,7 +128,7 @@ pub enum Ask {
         /// What it says.
         snapshot: Arc<SnapshotMeta>,
     },
-    /// What only the core knows, for Status.
+    /// What only the core knows.
     Inspect {
         /// Gets it.
         reply: oneshot::Sender<Inspection>,
@@ -149,4 +149,6 @@ pub struct Inspection {
     pub peers: BTreeMap<NodeId, PeerView>,
     /// The clock that the views are in.
     pub now: Time,
+    /// Log time right now (S3), if this node leads.
+    pub log_time_ms: Option<u64>,
 }

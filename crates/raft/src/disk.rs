@@ -195,6 +195,11 @@ impl Disk {
         self.reader.last()
     }
 
+    /// The first entry that the log holds.
+    pub fn first(&self) -> Index {
+        self.reader.first()
+    }
+
     /// Bytes of the log from `index` on, more or less.
     pub fn bytes_from(&self, index: Index) -> u64 {
         self.reader.bytes_from(index)

@@ -272,9 +272,11 @@ impl Driver {
             }
             Ask::Transfer { to } => self.step(Input::Transfer { to }),
             Ask::Inspect { reply } => {
+                let now = self.now();
                 let inspection = Inspection {
                     peers: self.parts.raft.peers(),
-                    now: self.now(),
+                    now,
+                    log_time_ms: self.parts.raft.log_time_ms(now),
                 };
                 let _ = reply.send(inspection);
             }
@@ -419,8 +421,8 @@ impl Driver {
                     let _ = reply.send((removed, sentence));
                 }
             }
-            Effect::Challenge { peer } => {
-                probes::challenge(&self.parts.shared, &self.parts.sender, peer)
+            Effect::Challenge { peer, number } => {
+                probes::challenge(&self.parts.shared, &self.parts.sender, peer, number)
             }
             Effect::RolledBack { peer } => self.parts.shared.roll_back(peer),
             Effect::Retired => self.parts.shared.end(Ending::Retired(format!(
@@ -452,6 +454,7 @@ impl Driver {
             .committed
             .hand_out(entries.unwrap_or_default(), index);
         self.handed_out = index;
+        self.parts.snapshots.forget_failed_pull();
     }
 
     fn accepted(&mut self, request: RequestId, position: Position) {

@@ -18,7 +18,8 @@
 //!    ([`state_machine`]).
 //! 6. [`waiters`]: the outcome wakes the request by index and term, and the client is answered.
 //!
-//! Beside it: [`snapshots`] (taken, served, pulled, given back), [`reads`] (queries), [`membership`]
+//! Beside it: [`snapshots`] (taken, served, pulled, given back), [`sessions`] (the end of idle ones),
+//! [`reads`] (queries), [`membership`]
 //! and [`hints`] (the member map, as advice), [`founding`] (the lobby), [`http`] (health, metrics),
 //! [`status`].
 //!
@@ -34,8 +35,7 @@
 //!
 //! ## What is left out
 //!
-//! Saving and restoring snapshots by hand; comparing the replicas' states (P4); the expiry of idle
-//! sessions by time; TLS.
+//! Saving and restoring snapshots by hand; comparing the replicas' states (P4); TLS.
 
 pub mod accept;
 pub mod addresses;
@@ -63,6 +63,7 @@ pub mod probes;
 pub mod reads;
 pub mod room;
 pub mod server;
+pub mod sessions;
 pub mod shared;
 pub mod snapshots;
 pub mod state_machine;

@@ -135,8 +135,20 @@ pub const MAX_SNAPSHOT_BYTES: u64 = 1 << 40;
 /// A snapshot that a peer pulls is kept for so long after the last part, so that it can go on with it.
 pub const SNAPSHOT_SERVED: Duration = Duration::from_secs(60);
 
-/// A state machine takes longer to take a snapshot in: the attempt is given up.
+/// Bytes of one chunk of a state machine's snapshot.
+pub const MAX_SNAPSHOT_CHUNK_BYTES: usize = 64 << 20;
+
+/// A state machine that has all chunks of a snapshot takes longer to say so: the attempt is given up.
 pub const RESTORE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// The leader looks for idle sessions (S3) so often within `SessionTimeout`, but no more often than this.
+pub const SESSION_SWEEPS: u32 = 10;
+
+/// See [`SESSION_SWEEPS`].
+pub const SESSION_SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Sessions that are proposed to end at the same time.
+pub const EXPIRED_AT_ONCE: usize = 256;
 
 /// Between two handshakes while the state machine is quarantined or must be waited for.
 pub const QUARANTINE_INTERVAL: Duration = Duration::from_secs(2);

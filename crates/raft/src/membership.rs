@@ -20,7 +20,7 @@ use crate::limits::{
 };
 use crate::net;
 use crate::say;
-use crate::shared::{Ending, Shared};
+use crate::shared::{Ending, Shared, locked};
 
 /// A node, as gossip shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,6 @@ pub struct View {
     pub connected: bool,
     /// Every member known, this one included.
     pub nodes: BTreeMap<NodeId, Member>,
-    /// How the others reach this node.
-    pub own_ip: Option<IpAddr>,
     /// This node is the first of its introducers (F3).
     pub first_introducer: bool,
 }
@@ -209,7 +207,7 @@ impl Follower {
             };
             match address {
                 Some(address) if id != us => save |= self.shared.addresses.learn(id, address),
-                Some(address) => next.own_ip = Some(address.address.ip()),
+                Some(address) => *locked(&self.shared.own_ip) = Some(address.address.ip()),
                 None => {}
             }
             next.nodes.insert(id, member);

@@ -314,7 +314,7 @@ impl PeerService {
             boot: hello.boot,
             term: hello.term,
             durable_index: hello.durable_index,
-            challenged: false,
+            challenged: None,
         };
         let name = hello.name.chars().take(MAX_NAME_CHARACTERS).collect();
         Ok(Greeting {

@@ -51,7 +51,7 @@ pub fn probe(
 
 /// What does the peer's disk hold now (D5)? Without an answer nothing is held against it: it is asked
 /// again when it opens its next stream.
-pub fn challenge(shared: &Arc<Shared>, inbox: &mpsc::Sender<Ask>, peer: NodeId) {
+pub fn challenge(shared: &Arc<Shared>, inbox: &mpsc::Sender<Ask>, peer: NodeId, number: u64) {
     let (shared, inbox) = (shared.clone(), inbox.clone());
     tokio::spawn(async move {
         let asked = tokio::time::timeout(DISCOVER_DEADLINE, ask_disk(&shared, peer)).await;
@@ -62,7 +62,7 @@ pub fn challenge(shared: &Arc<Shared>, inbox: &mpsc::Sender<Ask>, peer: NodeId) 
                     boot: reply.boot,
                     term: reply.term,
                     durable_index: reply.durable_index,
-                    challenged: true,
+                    challenged: Some(number),
                 };
                 let _ = inbox.send(hello).await;
             }

@@ -84,7 +84,11 @@ impl Room {
         self.admit_to_disk(bytes)
     }
 
-    fn admit_to_disk(&self, bytes: u64) -> Result<(), String> {
+    /// Admits `bytes` to the disk, for something other than the log, or says why not.
+    ///
+    /// # Errors
+    /// The sentence for whoever wanted to write.
+    pub fn admit_to_disk(&self, bytes: u64) -> Result<(), String> {
         let mut measured = locked(&self.measured);
         let old = measured.at.is_none_or(|at| at.elapsed() > ROOM_MEASURED);
         // Only a part of what is free: the state machine's file may grow on the same disk by several
@@ -101,6 +105,23 @@ impl Room {
         }
         measured.admitted += bytes;
         Ok(())
+    }
+
+    /// Whether so many bytes fit on the disk right now, with nothing set aside for them.
+    ///
+    /// # Errors
+    /// The sentence for whoever wanted to write.
+    pub fn check_disk(&self, bytes: u64) -> Result<(), String> {
+        self.admit_to_disk(0)?;
+        let measured = locked(&self.measured);
+        if measured.admitted.saturating_add(bytes) <= measured.free {
+            return Ok(());
+        }
+        Err(format!(
+            "{bytes} bytes do not fit on the disk of {}, which has {} above its reserve: free some space",
+            self.directory.display(),
+            measured.free.saturating_sub(measured.admitted)
+        ))
     }
 
     fn measure(&self, measured: &mut Measured) {

@@ -187,6 +187,7 @@ impl Daemon {
             shared.clone(),
             inbox.clone(),
             disk.clone(),
+            room.clone(),
             streams.clone(),
         );
         let waiters = Arc::new(Waiters::default());

@@ -2,6 +2,7 @@
 //! every round, and the few things that others publish. Nobody but the driver touches `Raft`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -169,7 +170,9 @@ pub struct Shared {
     /// Counts changes of who may be who it is: a removal was committed, or a disk rolled back.
     pub standings: watch::Sender<u64>,
     /// Who asked last what is on this node's disk.
-    pub asked_by: watch::Sender<Option<std::net::IpAddr>>,
+    pub asked_by: watch::Sender<Option<IpAddr>>,
+    /// Where `member` says that this node is.
+    pub own_ip: Mutex<Option<IpAddr>>,
 }
 
 /// A lock whose holder panicked is still a lock over a value that is whole: every critical section
@@ -207,6 +210,7 @@ impl Shared {
             rolled_back: Mutex::default(),
             standings: watch::Sender::new(0),
             asked_by: watch::Sender::new(None),
+            own_ip: Mutex::default(),
         }
     }
 
@@ -335,6 +339,9 @@ impl Shared {
 
     /// How others may refer to `node`: id, and name and address where they are known.
     pub fn reference(&self, node: NodeId) -> pb::NodeReference {
+        if node == self.id {
+            return self.own_reference();
+        }
         let entry = self.addresses.get(node);
         pb::NodeReference {
             node_id: wire::id_bytes(node.0),
@@ -345,6 +352,17 @@ impl Shared {
             address: entry
                 .map(|entry| entry.address.to_string())
                 .unwrap_or_default(),
+        }
+    }
+
+    fn own_reference(&self) -> pb::NodeReference {
+        let told = *locked(&self.own_ip);
+        let config = &self.config;
+        let ip = told.or(config.advertise_ip).unwrap_or(config.bind_ip);
+        pb::NodeReference {
+            node_id: wire::id_bytes(self.id.0),
+            name: config.name.clone(),
+            address: SocketAddr::new(ip, config.rpc_port).to_string(),
         }
     }
 

@@ -40,7 +40,7 @@ pub async fn status(shared: &Shared, inbox: &mpsc::Sender<Ask>, view: &View) -> 
                 .as_ref()
                 .and_then(|i| Some((i.peers.get(&node)?, i.now)));
             pb::NodeStatus {
-                node: Some(reference(shared, view, node)),
+                node: Some(shared.reference(node)),
                 standing: standing.to_owned(),
                 health: view.health(node).to_owned(),
                 match_index: peer.map_or(0, |(peer, _)| peer.match_index),
@@ -55,13 +55,11 @@ pub async fn status(shared: &Shared, inbox: &mpsc::Sender<Ask>, view: &View) -> 
         alarms.push("the member daemon beside this node does not answer".to_owned());
     }
     pb::StatusReply {
-        node: Some(reference(shared, view, shared.id)),
+        node: Some(shared.reference(shared.id)),
         cluster_id: shared.cluster_bytes(),
         role: role(standing.role).to_owned(),
         term: standing.term,
-        leader: standing
-            .leader
-            .map(|leader| reference(shared, view, leader)),
+        leader: standing.leader.map(|leader| shared.reference(leader)),
         last_index: shared.progress.last(),
         durable_index: shared.progress.durable(),
         commit_index: shared.progress.commit(),
@@ -78,7 +76,7 @@ pub async fn status(shared: &Shared, inbox: &mpsc::Sender<Ask>, view: &View) -> 
     }
 }
 
-async fn inspect(inbox: &mpsc::Sender<Ask>) -> Option<Inspection> {
+pub(crate) async fn inspect(inbox: &mpsc::Sender<Ask>) -> Option<Inspection> {
     let (reply, answer) = oneshot::channel();
     let asked = async {
         inbox.send(Ask::Inspect { reply }).await.ok()?;
@@ -87,19 +85,6 @@ async fn inspect(inbox: &mpsc::Sender<Ask>) -> Option<Inspection> {
     tokio::time::timeout(INSPECTION_DEADLINE, asked)
         .await
         .ok()?
-}
-
-fn reference(shared: &Shared, view: &View, node: NodeId) -> pb::NodeReference {
-    let mut reference = shared.reference(node);
-    if node == shared.id {
-        reference.name = shared.config.name.clone();
-        let ip = view
-            .own_ip
-            .or(shared.config.advertise_ip)
-            .unwrap_or(shared.config.bind_ip);
-        reference.address = std::net::SocketAddr::new(ip, shared.config.rpc_port).to_string();
-    }
-    reference
 }
 
 fn role(role: RoleName) -> &'static str {

@@ -138,7 +138,7 @@ impl Walk {
         {
             let outcome = Outcome::skipped(index);
             self.commands.set(index, false);
-            self.table.record(session, sequence, outcome.clone());
+            self.table.record_skipped(index, session, sequence);
             *admitted = Admitted::Settled(Answer::Outcome(position, outcome));
         }
     }
@@ -237,9 +237,8 @@ impl Walk {
             Admitted::Command {
                 session, sequence, ..
             } => {
-                if session != 0 {
-                    self.table.record(session, sequence, outcome.clone());
-                }
+                self.table
+                    .record(position.index, session, sequence, outcome.clone());
                 Some(Answer::Outcome(position, outcome))
             }
         }

@@ -136,8 +136,9 @@ pub fn conflict(term: Term, refused: Index, hint: Position) -> Message {
     Message::AppendEntriesReply(AppendEntriesReply { term, outcome })
 }
 
-/// A peer opens a stream, or answers a challenge, and says how far its disk goes (D5).
+/// A peer opens a stream, or answers the newest challenge, and says how far its disk goes (D5).
 pub fn hello(peer: u64, boot: u64, term: Term, durable_index: Index, challenged: bool) -> Input {
+    let challenged = challenged.then_some(u64::MAX);
     Input::Hello {
         peer: node(peer),
         boot,
@@ -509,6 +510,14 @@ pub fn challenges(effects: &[Effect]) -> usize {
         .iter()
         .filter(|effect| matches!(effect, Effect::Challenge { .. }))
         .count()
+}
+
+/// The number of the last of these questions.
+pub fn challenge_number(effects: &[Effect]) -> Option<u64> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Challenge { number, .. } => Some(*number),
+        _ => None,
+    })
 }
 
 /// Whether a peer's disk was found to have lost promises (D5).

@@ -625,7 +625,7 @@ impl World {
                 boot: own_boot,
                 term,
                 durable_index,
-                challenged: false,
+                challenged: None,
             },
         );
         self.input(at, Input::Connected { peer });
@@ -764,7 +764,7 @@ impl World {
             } => {
                 self.answers.leaves.insert(request, (removed, sentence));
             }
-            Effect::Challenge { peer } => {
+            Effect::Challenge { peer, number } => {
                 let Some(raft) = &self.nodes[&peer].raft else {
                     return;
                 };
@@ -780,7 +780,7 @@ impl World {
                     boot,
                     term,
                     durable_index,
-                    challenged: true,
+                    challenged: Some(number),
                 };
                 self.input(id, hello);
             }

@@ -8,9 +8,10 @@
 use std::io;
 use std::sync::Arc;
 
-use raft_core::{ClusterId, Position};
+use bytes::Bytes;
+use raft_core::{ClusterId, Position, SnapshotMeta};
 
-use super::file::{File, Trouble};
+use super::file::{File, Judged, Trouble};
 use super::format::{self, CHUNK_HEAD_BYTES, MIN_FILE_BYTES};
 use super::{RECEIVING, Shared, SnapshotError, SnapshotInfo, full_or_refused};
 use crate::disk::{Doing, Failure, Space, remove};
@@ -175,12 +176,18 @@ impl SnapshotReceiver {
         Ok(())
     }
 
-    /// Checks all of it, and makes it one of the store's snapshots, durably. Reads the whole file.
+    /// Checks all of it, and makes it one of the store's snapshots, durably, if `accept` takes what it says
+    /// of the log, and the sessions. Reads the whole file. What is not accepted is gone: from the next
+    /// start on, a complete snapshot would be taken for what stands before the log.
     ///
     /// # Errors
-    /// [`SnapshotError::NotAsOffered`]: it is bad, and gone. [`SnapshotError::Incomplete`]: bytes are
+    /// [`SnapshotError::NotAsOffered`]: it is bad, and gone. [`SnapshotError::Unusable`]: it was not
+    /// accepted, and is gone. [`SnapshotError::Incomplete`]: bytes are
     /// missing; what is there is kept. Otherwise the disk refused.
-    pub fn finish(self) -> Result<SnapshotInfo, SnapshotError> {
+    pub fn finish(
+        self,
+        accept: impl FnOnce(&SnapshotMeta, &Bytes) -> Result<(), String>,
+    ) -> Result<SnapshotInfo, SnapshotError> {
         let mut receiving = self.shared.receiving();
         let partial = self.partial(&mut receiving)?;
         if partial.written != self.offer.file_bytes {
@@ -190,8 +197,8 @@ impl SnapshotReceiver {
             });
         }
         let file = partial.file.clone();
-        let info = match self.verify(&file) {
-            Ok(info) => info,
+        let judged = match self.verify(&file) {
+            Ok(judged) => judged,
             Err(Trouble::Disk(failure)) => {
                 receiving.partial = None;
                 return Err(failure.into());
@@ -203,6 +210,12 @@ impl SnapshotReceiver {
                 return Err(SnapshotError::NotAsOffered(what));
             }
         };
+        let Judged { head, info, .. } = judged;
+        if let Err(what) = accept(&head.meta, &head.sessions) {
+            receiving.partial = None;
+            remove(&*file.disk, &file.name)?;
+            return Err(SnapshotError::Unusable(what));
+        }
         sync(&mut receiving)?;
         receiving.partial = None;
         self.shared.publish(&file.name, &info)?;
@@ -227,8 +240,9 @@ impl SnapshotReceiver {
         receiving.partial.as_mut().ok_or(SnapshotError::GivenUp)
     }
 
-    fn verify(&self, file: &File) -> Result<SnapshotInfo, Trouble> {
-        let info = file.verify()?.info;
+    fn verify(&self, file: &File) -> Result<Judged, Trouble> {
+        let judged = file.verify()?;
+        let info = &judged.info;
         let other = |what: String| Err(Trouble::Flaw(0, crate::format::Flaw::Unknown(what)));
         if info.offer() != self.offer {
             let Position { index, term } = info.meta.position;
@@ -239,7 +253,7 @@ impl SnapshotReceiver {
         if info.meta.cluster_id != self.cluster_id {
             return other(format!("it is of cluster {}", info.meta.cluster_id));
         }
-        Ok(info)
+        Ok(judged)
     }
 }
 
@@ -334,7 +348,7 @@ fn intact_chunk(
     previous: u32,
     chunk_bytes: u32,
     length: u64,
-) -> Result<Option<(bytes::Bytes, u32)>, Failure> {
+) -> Result<Option<(Bytes, u32)>, Failure> {
     let read = |bytes| match partial.file.bytes(partial.written, bytes, length) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(Trouble::Flaw(..)) => Ok(None),

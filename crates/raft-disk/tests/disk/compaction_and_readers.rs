@@ -93,13 +93,29 @@ fn readers_are_not_disturbed_by_compaction() {
     assert_eq!(held.collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
 }
 
-/// Stops whoever opens a segment until it is told to go on.
+/// Stops whoever opens a file, or removes one or syncs the directory, until it is told to go on.
 #[derive(Debug)]
-struct Gate {
-    disk: SimDisk,
-    closed: AtomicBool,
-    entered: Mutex<Sender<()>>,
-    left: Mutex<Receiver<()>>,
+pub struct Gate {
+    pub disk: SimDisk,
+    pub at: At,
+    pub closed: AtomicBool,
+    pub entered: Mutex<Sender<()>>,
+    pub left: Mutex<Receiver<()>>,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum At {
+    Open,
+    SyncDirOrRemove,
+}
+
+impl Gate {
+    fn stop(&self, at: At) {
+        if self.at == at && self.closed.swap(false, Ordering::SeqCst) {
+            self.entered.lock().unwrap().send(()).unwrap();
+            self.left.lock().unwrap().recv().unwrap();
+        }
+    }
 }
 
 impl Disk for Gate {
@@ -110,19 +126,18 @@ impl Disk for Gate {
         self.disk.create(name, bytes, space)
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        if self.closed.swap(false, Ordering::SeqCst) {
-            self.entered.lock().unwrap().send(()).unwrap();
-            self.left.lock().unwrap().recv().unwrap();
-        }
+        self.stop(At::Open);
         self.disk.open(name)
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)
     }
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.stop(At::SyncDirOrRemove);
         self.disk.remove(name)
     }
     fn sync_dir(&self) -> io::Result<()> {
+        self.stop(At::SyncDirOrRemove);
         self.disk.sync_dir()
     }
     fn random(&self) -> io::Result<u64> {
@@ -163,6 +178,7 @@ fn a_file_that_goes_under_a_reader_is_no_error() {
         let ((entered, entering), (leave, left)) = (channel(), channel());
         let gate = Arc::new(Gate {
             disk: disk.clone(),
+            at: At::Open,
             closed: AtomicBool::new(false),
             entered: Mutex::new(entered),
             left: Mutex::new(left),

@@ -185,7 +185,7 @@ impl Life {
         for piece in bytes[receiver.offset() as usize..].chunks(90) {
             receiver.append(piece).ok()?;
         }
-        receiver.finish().ok()?;
+        receiver.finish(crate::snapshots::accepted).ok()?;
         self.finished.push(meta.clone());
         let mut group = vec![self.script.write()];
         let mut install = Write {

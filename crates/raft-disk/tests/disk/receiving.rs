@@ -8,7 +8,7 @@ use raft_disk::{Disk, SimDisk, SnapshotError, SnapshotOffer};
 
 use crate::lives::{check_newest, elsewhere, snapshots};
 use crate::model::Dice;
-use crate::snapshots::{CLUSTER, LIMIT, half_made, meta, receive};
+use crate::snapshots::{CLUSTER, LIMIT, accepted, half_made, meta, receive};
 
 /// Any cut of the connection, with the process going on, dying, or losing its power: what is there is
 /// gone on with, and what comes out is whole and durable.
@@ -39,6 +39,7 @@ fn receiving_goes_on_where_it_was_cut() {
                     store = snapshots(&disk);
                 }
             }
+            assert_eq!(store.begun().unwrap(), Some(offer));
             let receiver = store.receive(offer, CLUSTER, LIMIT).unwrap();
             let offset = receiver.offset();
             assert!(offset <= cut as u64);
@@ -53,6 +54,7 @@ fn receiving_goes_on_where_it_was_cut() {
             assert_eq!(half_made(&disk).len(), 1);
             receive(&store, offer, &bytes).unwrap();
             assert!(half_made(&disk).is_empty());
+            assert_eq!(store.begun().unwrap(), None);
             disk.crash_losing_all_unsynced();
             let store = snapshots(&disk);
             assert_eq!(check_newest(&store), Some(meta.clone()));
@@ -104,6 +106,31 @@ fn what_a_failed_sync_left_is_not_trusted() {
     }
 }
 
+/// What its receiver cannot use never becomes one of the store's snapshots, not even for a start after it,
+/// and is not kept to be gone on with.
+#[test]
+fn what_is_not_accepted_is_gone() {
+    let meta = meta(7);
+    let (offer, bytes) = elsewhere(&meta, 600);
+    let disk = SimDisk::new(1);
+    let store = snapshots(&disk);
+    let mut receiver = store.receive(offer, CLUSTER, LIMIT).unwrap();
+    receiver.append(&bytes).unwrap();
+    let mut seen = None;
+    let refused = receiver.finish(|meta, sessions| {
+        seen = Some((meta.position, sessions.clone()));
+        Err("of a term that is to come".to_owned())
+    });
+    assert_eq!(seen, Some((meta.position, "sessions at 7".into())));
+    let error = refused.unwrap_err();
+    assert!(matches!(error, SnapshotError::Unusable(_)), "{error}");
+    assert!(error.to_string().contains("of a term that is to come"));
+    assert_eq!(store.newest(), None);
+    assert_eq!(disk.list().unwrap(), Vec::<String>::new());
+    receive(&store, offer, &bytes).unwrap();
+    assert_eq!(check_newest(&store), Some(meta));
+}
+
 /// At most one partial file; the receiver that came last has it.
 #[test]
 fn another_offer_takes_the_place_of_the_first() {
@@ -119,7 +146,7 @@ fn another_offer_takes_the_place_of_the_first() {
         one.append(&bytes[300..]),
         Err(SnapshotError::GivenUp)
     ));
-    assert!(matches!(one.finish(), Err(SnapshotError::GivenUp)));
+    assert!(matches!(one.finish(accepted), Err(SnapshotError::GivenUp)));
     two.append(&others[..300]).unwrap();
     // The same offer, from another peer: it goes on, and the one before is out.
     let mut three = store.receive(second, CLUSTER, LIMIT).unwrap();
@@ -129,7 +156,7 @@ fn another_offer_takes_the_place_of_the_first() {
         Err(SnapshotError::GivenUp)
     ));
     three.append(&others[300..]).unwrap();
-    three.finish().unwrap();
+    three.finish(accepted).unwrap();
     check_newest(&store).unwrap();
     // Other bytes of the same entries are another offer.
     let other = SnapshotOffer {
@@ -169,7 +196,7 @@ fn what_was_not_offered_is_refused() {
     // Too few bytes: they are kept.
     let mut receiver = begin(offer).unwrap();
     receiver.append(&bytes[..400]).unwrap();
-    let error = receiver.finish().unwrap_err();
+    let error = receiver.finish(accepted).unwrap_err();
     assert!(
         matches!(error, SnapshotError::Incomplete { received: 400, .. }),
         "{error}"
@@ -194,7 +221,7 @@ fn what_was_not_offered_is_refused() {
     }
     let mut receiver = store.receive(offer, ClusterId(5), LIMIT).unwrap();
     receiver.append(&bytes).unwrap();
-    let sentence = receiver.finish().unwrap_err().to_string();
+    let sentence = receiver.finish(accepted).unwrap_err().to_string();
     assert!(sentence.contains("of cluster 000000"), "{sentence}");
     assert!(disk.list().unwrap().is_empty());
     // Any bytes at all.

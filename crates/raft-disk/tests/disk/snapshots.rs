@@ -1,7 +1,10 @@
 //! Snapshots by themselves: taken, read, sent and received.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use raft_core::{ClusterId, Position, SnapshotMeta};
 use raft_disk::sim::{Fault, Operation};
@@ -10,6 +13,7 @@ use raft_disk::{
     SnapshotOffer, SnapshotOptions, SnapshotStore,
 };
 
+use crate::compaction_and_readers::{At, Gate};
 use crate::lives::{application, check_newest, elsewhere, snapshot_options, snapshots, take};
 use crate::model::{Dice, Model, Script, open};
 
@@ -36,6 +40,11 @@ pub fn half_made(disk: &SimDisk) -> Vec<String> {
     names.filter(|name| name.ends_with(".tmp")).collect()
 }
 
+/// Whoever receives takes it as it is.
+pub fn accepted(_: &SnapshotMeta, _: &bytes::Bytes) -> Result<(), String> {
+    Ok(())
+}
+
 /// Receives a whole file in one life.
 pub fn receive(
     store: &SnapshotStore,
@@ -46,7 +55,77 @@ pub fn receive(
     for piece in bytes[receiver.offset() as usize..].chunks(64) {
         receiver.append(piece)?;
     }
-    receiver.finish().map(|_| ())
+    receiver.finish(accepted).map(|_| ())
+}
+
+/// A snapshot whose damage shows only when it is read counts as none from then on: the one before it takes
+/// its place, and its file goes when there is a newer one, or is replaced by the very same, sound.
+#[test]
+fn what_was_given_up_is_none_any_more() {
+    let disk = SimDisk::new(1);
+    let store = snapshots(&disk);
+    let (old, new) = (meta(5), meta(7));
+    take(&store, &old, 300).unwrap();
+    take(&store, &new, 300).unwrap();
+    store.give_up(new.position, "chunk 3".to_owned());
+    assert_eq!(check_newest(&store), Some(old.clone()));
+    let damaged = store.damaged();
+    assert_eq!((damaged.len(), damaged[0].position), (1, new.position));
+    assert!(matches!(
+        store.reader(new.position),
+        Err(SnapshotError::Missing(_))
+    ));
+    store.retain(&[]).unwrap();
+    assert!(
+        disk.list().unwrap().contains(&file_of(&new)),
+        "it may be looked at"
+    );
+    let (offer, bytes) = elsewhere(&new, 200);
+    receive(&store, offer, &bytes).unwrap();
+    assert_eq!(check_newest(&store), Some(new.clone()));
+    assert!(store.damaged().is_empty());
+    store.give_up(new.position, "chunk 3".to_owned());
+    take(&store, &meta(9), 100).unwrap();
+    store.retain(&[]).unwrap();
+    assert!(store.damaged().is_empty());
+    assert_eq!(disk.list().unwrap(), [file_of(&meta(9))]);
+}
+
+/// Whoever applies entries looks for the newest snapshot before every batch: never behind a disk that is
+/// busy with another.
+#[test]
+fn nobody_waits_for_the_disk_to_know_the_newest() {
+    let ((entered, entering), (leave, left)) = (channel(), channel());
+    let gate = Arc::new(Gate {
+        disk: SimDisk::new(1),
+        at: At::SyncDirOrRemove,
+        closed: AtomicBool::new(false),
+        entered: Mutex::new(entered),
+        left: Mutex::new(left),
+    });
+    let store = SnapshotStore::open(gate.clone(), snapshot_options()).unwrap();
+    take(&store, &meta(5), 100).unwrap();
+    for round in 0..2 {
+        gate.closed.store(true, Ordering::SeqCst);
+        let slow = store.clone();
+        let work = std::thread::spawn(move || match round {
+            0 => take(&slow, &meta(7), 100).map(drop).unwrap(),
+            _ => slow.retain(&[]).unwrap(),
+        });
+        entering.recv_timeout(Duration::from_secs(20)).unwrap();
+        let (asking, (tell, told)) = (store.clone(), channel());
+        std::thread::spawn(move || {
+            let newest = asking.newest().map(|info| info.meta.position.index);
+            let old = asking.reader(meta(5).position).is_ok();
+            tell.send((newest, old)).unwrap();
+        });
+        let answer = told.recv_timeout(Duration::from_secs(20)).unwrap();
+        let expected = [(Some(5), true), (Some(7), false)][round];
+        assert_eq!(answer, expected);
+        leave.send(()).unwrap();
+        work.join().unwrap();
+    }
+    assert_eq!(gate.disk.list().unwrap(), [file_of(&meta(7))]);
 }
 
 /// Any length, in pieces of any length; and from any thread.
@@ -144,7 +223,7 @@ fn a_snapshot_on_a_real_directory() {
             receiver.append(&bytes).unwrap();
         }
         if life == 1 {
-            assert_eq!(receiver.finish().unwrap(), info);
+            assert_eq!(receiver.finish(accepted).unwrap(), info);
         }
     }
     // Two chunks of 1 MiB were there, and the head.
@@ -301,7 +380,7 @@ fn a_full_disk_is_an_answer() {
             receiver
                 .append(&bytes[receiver.offset() as usize..])
                 .unwrap();
-            receiver.finish().unwrap();
+            receiver.finish(accepted).unwrap();
             check_newest(&store).unwrap();
             disk.remove(&file_of(&meta)).unwrap();
         } else {

@@ -3,7 +3,7 @@
 
 mod cluster;
 mod cluster_more;
-
+mod damaged_snapshots;
 mod idle;
 mod log_events;
 mod membership;
@@ -12,6 +12,7 @@ mod partitions;
 mod power;
 mod refusals;
 mod robustness;
+mod sessions;
 mod snapshots;
 mod three_nodes;
 mod throughput;

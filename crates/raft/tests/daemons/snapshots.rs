@@ -9,10 +9,10 @@ use crate::cluster::{Cluster, Process};
 use state_machine_sdk::{Entry, Limits, Listen, Outcome, StateMachine, Volatile};
 use wire::raft::{self as pb, ResultKind};
 
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// Small enough that a few hundred entries are many snapshots.
-fn small(cluster: &mut Cluster) {
+pub fn small(cluster: &mut Cluster) {
     for (key, value) in [
         ("LEEKY_SNAPSHOT_BYTES", "65536"),
         ("LEEKY_SEGMENT_BYTES", "65536"),
@@ -37,18 +37,18 @@ fn bytes_in(folder: &Path) -> u64 {
         .sum()
 }
 
-fn value(number: usize) -> String {
+pub fn value(number: usize) -> String {
     format!("{number} {}", "x".repeat(4000))
 }
 
-fn write(cluster: &Cluster, node: usize, numbers: std::ops::Range<usize>) {
+pub fn write(cluster: &Cluster, node: usize, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let entry = format!("PUT key{} {}", number % 20, value(number));
         assert_eq!(cluster.put(node, &entry).unwrap().kind(), ResultKind::Ok);
     }
 }
 
-fn leader_of(cluster: &Cluster) -> usize {
+pub fn leader_of(cluster: &Cluster) -> usize {
     let among: Vec<usize> = cluster.numbers().collect();
     cluster.wait_for_leader(&among, None, SOON)
 }

@@ -129,7 +129,7 @@ pub fn executed_by_rule(log: &[Entry]) -> BTreeSet<Index> {
                     kind: OutcomeKind::Ok,
                     data: Default::default(),
                 };
-                table.record(session, sequence, outcome);
+                table.record(entry.index, session, sequence, outcome);
             }
         }
     }

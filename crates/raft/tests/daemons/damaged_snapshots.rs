@@ -1,0 +1,80 @@
+//! Snapshots whose damage shows only when they are read.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crate::cluster::{Cluster, Process};
+use crate::snapshots::{SOON, leader_of, small, value, write};
+
+/// Flips a byte in the middle of the newest snapshot of a node.
+fn damage_newest(cluster: &Cluster, number: usize) {
+    let folder = cluster.node(number).data.join("raft");
+    let snapshots = std::fs::read_dir(folder).unwrap().filter_map(|file| {
+        let path = file.unwrap().path();
+        let name = path.file_name()?.to_str()?.strip_prefix("snapshot-")?;
+        name.starts_with('0').then_some(path)
+    });
+    let newest: PathBuf = snapshots.max().unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(newest)
+        .unwrap();
+    let middle = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[!byte[0]], middle).unwrap();
+}
+
+fn three() -> (Cluster, usize, usize) {
+    let mut cluster = Cluster::new(3);
+    small(&mut cluster);
+    cluster.start_all();
+    cluster.wait_for_voters(3, SOON);
+    let leader = leader_of(&cluster);
+    let other = cluster.numbers().find(|node| *node != leader).unwrap();
+    (cluster, leader, other)
+}
+
+fn is_level(cluster: &Cluster, leader: usize, other: usize) {
+    let index = cluster.status(leader).unwrap().commit_index;
+    cluster.wait_for_applied(&[other], index, SOON * 2);
+    cluster.eventually("no alarm is left", SOON, |cluster| {
+        cluster.status(other)?.alarms.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_needs_its_damaged_snapshot_fetches_another() {
+    let (mut cluster, leader, other) = three();
+    write(&cluster, leader, 0..200);
+    cluster.eventually("its log is cut off", SOON, |cluster| {
+        (cluster.status(other)?.first_index > 1).then_some(())
+    });
+    cluster.kill(other);
+    damage_newest(&cluster, other);
+    // An empty state machine: it can only be brought up from a snapshot.
+    std::fs::remove_dir_all(cluster.node(other).data.join("state-machine")).unwrap();
+    cluster.start(other);
+    is_level(&cluster, leader, other);
+    let reply = cluster.query(other, "GET key19", true).unwrap();
+    assert_eq!(reply.data, value(199));
+    let log = cluster.log(other, Process::Raft);
+    assert!(log.contains("is damaged at byte"), "it was never read");
+    assert!(log.contains("received from"), "no other was fetched");
+}
+
+#[test]
+fn a_leader_whose_snapshot_is_damaged_takes_another_for_who_needs_it() {
+    let (mut cluster, leader, other) = three();
+    cluster.kill(other);
+    write(&cluster, leader, 0..400);
+    damage_newest(&cluster, leader);
+    cluster.start(other);
+    is_level(&cluster, leader, other);
+    is_level(&cluster, leader, leader);
+    let reply = cluster.query(other, "GET key19", true).unwrap();
+    assert_eq!(reply.data, value(399));
+    let log = cluster.log(leader, Process::Raft);
+    assert!(log.contains("is damaged at byte"), "it was not found out");
+}
