@@ -61,6 +61,7 @@
 //!
 //! Leases for reads (E4), witnesses, and the repair of a damaged log from peers (D6) are not here yet.
 
+pub mod agreement;
 pub mod configuration;
 pub mod durable;
 pub mod entry;
@@ -84,6 +85,7 @@ mod replication;
 mod snapshots;
 mod transfer;
 
+pub use agreement::Agreement;
 pub use configuration::Configuration;
 pub use durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
 pub use entry::{BadPayload, Command, Entry, Payload};

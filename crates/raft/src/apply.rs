@@ -112,6 +112,10 @@ impl Apply {
         let Some(cluster) = cluster else { return };
         let mut failures = 0u32;
         loop {
+            let quarantine = self.shared.quarantine.borrow().clone();
+            if let Some(sentence) = quarantine {
+                return self.quarantined(&sentence).await;
+            }
             if let Err(reason) = self.go_beyond_snapshot().await {
                 let sentence = format!("the newest snapshot cannot be used: {reason}");
                 self.closed(&sentence).await;
@@ -152,6 +156,15 @@ impl Apply {
                 }
             };
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// The state machine went another way than the others: it gets nothing and answers nothing any more
+    /// (P4). A leader hands over, since nobody would hear what comes of an entry.
+    async fn quarantined(&mut self, sentence: &str) {
+        self.closed(sentence).await;
+        if self.shared.leads() {
+            let _ = self.inbox.send(Ask::Transfer { to: None }).await;
         }
     }
 
@@ -264,10 +277,14 @@ impl Apply {
         let mut index = self.committed.index.subscribe();
         let mut moved_on = false;
         let mut sweep = sessions::sweeps(&self.shared);
+        let mut quarantine = self.shared.quarantine.subscribe();
         loop {
             let committed = tokio::select! {
                 biased;
                 _ = &mut connection.ended => return (moved_on, "the connection ended".to_owned()),
+                _ = quarantine.wait_for(Option::is_some) => {
+                    return (moved_on, "it is not used any more".to_owned());
+                }
                 _ = sweep.tick() => None,
                 () = self.snapshots.may_be_due() => None,
                 committed = index.wait_for(|index| *index >= next) => match committed {
@@ -515,7 +532,13 @@ impl Apply {
                 kind,
                 data: outcome.data,
             };
-            if let Some(answer) = self.walk.record(*position, outcome) {
+            let recorded = self.walk.recorded;
+            let answer = self.walk.record(*position, outcome);
+            if self.walk.recorded > recorded {
+                let chain = self.walk.table.chain();
+                self.shared.chains.note(position.index, chain);
+            }
+            if let Some(answer) = answer {
                 say!(
                     trace,
                     "APPLY",

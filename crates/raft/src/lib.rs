@@ -19,7 +19,7 @@
 //! 6. [`waiters`]: the outcome wakes the request by index and term, and the client is answered.
 //!
 //! Beside it: [`snapshots`] (taken, served, pulled, given back), [`sessions`] (the end of idle ones),
-//! [`reads`] (queries), [`membership`]
+//! [`comparison`] (of what the replicas came to), [`reads`] (queries), [`membership`]
 //! and [`hints`] (the member map, as advice), [`founding`] (the lobby), [`http`] (health, metrics),
 //! [`status`].
 //!
@@ -35,7 +35,7 @@
 //!
 //! ## What is left out
 //!
-//! Saving and restoring snapshots by hand; comparing the replicas' states (P4); TLS.
+//! Saving and restoring snapshots by hand; TLS.
 
 pub mod accept;
 pub mod addresses;
@@ -43,6 +43,7 @@ pub mod apply;
 pub mod ask;
 pub mod client_service;
 pub mod committed;
+pub mod comparison;
 pub mod convert;
 pub mod discover;
 pub mod disk;

@@ -150,6 +150,19 @@ pub const SESSION_SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Sessions that are proposed to end at the same time.
 pub const EXPIRED_AT_ONCE: usize = 256;
 
+/// How often the leader compares what the state machines came to (P4), if anything was applied.
+pub const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The others are asked so much later for what the leader has applied: they follow.
+pub const COMPARE_DELAY: Duration = Duration::from_millis(200);
+
+/// A node that does not answer a comparison within this is left out of it.
+pub const COMPARE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Indices for which a node knows what its outcomes came to: more than are applied within
+/// [`COMPARE_DELAY`] and [`COMPARE_DEADLINE`].
+pub const COMPARED_INDICES: usize = 32_768;
+
 /// Between two handshakes while the state machine is quarantined or must be waited for.
 pub const QUARANTINE_INTERVAL: Duration = Duration::from_secs(2);
 

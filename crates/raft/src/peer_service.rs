@@ -19,6 +19,7 @@ use wire::raft::{self as pb, ErrorDetail, ErrorKind, peer_message::Body};
 
 use crate::addresses::Address;
 use crate::ask::Ask;
+use crate::comparison;
 use crate::convert;
 use crate::limits::{HELLO_DEADLINE, INBOUND_BYTES, MAX_PEERS, REFUSALS_LOGGED};
 use crate::peers::Lane;
@@ -104,9 +105,9 @@ impl PeerService {
         }
     }
 
-    /// Whether a question about snapshots means this node and its cluster.
-    fn meant_for_us(&self, request: &pb::SnapshotRequest) -> Result<(), Status> {
-        let node = self.asked_of(&request.node_id, &request.cluster_id)?;
+    /// Whether a question means this node and its cluster.
+    fn meant_for_us(&self, node_id: &[u8], cluster_id: &[u8]) -> Result<(), Status> {
+        let node = self.asked_of(node_id, cluster_id)?;
         if node != self.shared.id {
             return Err(Status::failed_precondition(format!(
                 "this is node {}, and node {node} was asked",
@@ -529,7 +530,7 @@ impl Peer for PeerService {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<pb::SnapshotOffer>, Status> {
         let request = request.into_inner();
-        self.meant_for_us(&request)?;
+        self.meant_for_us(&request.node_id, &request.cluster_id)?;
         let asked = request.position.map(convert::from_position);
         let snapshots = self.snapshots.clone();
         let offer = tokio::task::spawn_blocking(move || snapshots.offer(asked));
@@ -551,7 +552,7 @@ impl Peer for PeerService {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::PullSnapshotStream>, Status> {
         let request = request.into_inner();
-        self.meant_for_us(&request)?;
+        self.meant_for_us(&request.node_id, &request.cluster_id)?;
         let Some(position) = request.position.map(convert::from_position) else {
             return Err(Status::invalid_argument("a pull names its position"));
         };
@@ -563,6 +564,15 @@ impl Peer for PeerService {
             .await
             .map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(parts))
+    }
+
+    async fn compare_outcomes(
+        &self,
+        request: Request<pb::CompareOutcomesRequest>,
+    ) -> Result<Response<pb::CompareOutcomesReply>, Status> {
+        let request = request.into_inner();
+        self.meant_for_us(&request.node_id, &request.cluster_id)?;
+        Ok(Response::new(comparison::answer(&self.shared, &request)))
     }
 
     async fn discover(

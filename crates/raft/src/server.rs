@@ -23,6 +23,7 @@ use crate::apply::Apply;
 use crate::ask::Ask;
 use crate::client_service::ClientService;
 use crate::committed::Committed;
+use crate::comparison;
 use crate::disk::{self, Directory, Disk, Opened};
 use crate::driver::{Driver, Parts};
 use crate::founding;
@@ -362,6 +363,8 @@ fn spawn_tasks(
     guard("the hints for the reconciler", tokio::spawn(hints));
     let lobby = founding::run(shared.clone(), inbox.clone(), view.clone());
     guard("the lobby", tokio::spawn(lobby));
+    let comparison = comparison::run(shared.clone());
+    guard("the comparison of outcomes", tokio::spawn(comparison));
     let others = founding::watch_for_others(shared.clone(), inbox.clone());
     guard("the watch for other clusters", tokio::spawn(others));
     view

@@ -14,6 +14,7 @@ use wire::raft as pb;
 use wire::state_machine::state_machine_client::StateMachineClient;
 
 use crate::addresses::AddressBook;
+use crate::comparison::Chains;
 use crate::limits::MAX_PEERS;
 use crate::metrics::Metrics;
 
@@ -173,6 +174,10 @@ pub struct Shared {
     pub asked_by: watch::Sender<Option<IpAddr>>,
     /// Where `member` says that this node is.
     pub own_ip: Mutex<Option<IpAddr>>,
+    /// What came of the newest entries (P4).
+    pub chains: Chains,
+    /// Why the state machine beside this node is not used any more (P4). Once set, it stays.
+    pub quarantine: watch::Sender<Option<String>>,
 }
 
 /// A lock whose holder panicked is still a lock over a value that is whole: every critical section
@@ -211,6 +216,8 @@ impl Shared {
             standings: watch::Sender::new(0),
             asked_by: watch::Sender::new(None),
             own_ip: Mutex::default(),
+            chains: Chains::default(),
+            quarantine: watch::Sender::new(None),
         }
     }
 

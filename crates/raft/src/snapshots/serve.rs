@@ -19,6 +19,9 @@ use crate::shared::locked;
 impl Snapshots {
     /// The snapshot at `position`, or the newest one.
     pub fn offer(&self, position: Option<Position>) -> Option<SnapshotOffer> {
+        if self.shared.quarantine.borrow().is_some() {
+            return None; // Its state is not the others'.
+        }
         let newest = self.newest()?;
         let asked = position
             .filter(|position| *position != newest.meta.position)

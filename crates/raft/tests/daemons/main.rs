@@ -3,6 +3,7 @@
 
 mod cluster;
 mod cluster_more;
+mod comparison;
 mod damaged_snapshots;
 mod idle;
 mod log_events;

@@ -218,8 +218,8 @@ impl StateMachine for Counter {
     }
 }
 
-/// Counters beside node 1, one life after the other, as an init script would start them.
-struct Machine {
+/// State machines in memory beside one node, one life after the other, as an init script would start them.
+pub struct Machine {
     stop: Arc<AtomicBool>,
     end_life: tokio::sync::watch::Sender<u64>,
     lives: Arc<AtomicU64>,
@@ -227,29 +227,29 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(cluster: &Cluster, fragile: &Arc<AtomicBool>) -> Machine {
+    pub fn start<M: StateMachine>(
+        cluster: &Cluster,
+        node: usize,
+        new: impl Fn() -> M + Send + 'static,
+    ) -> Machine {
         let (stop, lives) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
         );
         let (end_life, _) = tokio::sync::watch::channel(0);
-        let address = std::net::SocketAddr::from((cluster.node(1).ip, 6005));
+        let address = std::net::SocketAddr::from((cluster.node(node).ip, 6005));
         let thread = std::thread::spawn({
-            let (stop, lives, fragile) = (stop.clone(), lives.clone(), fragile.clone());
+            let (stop, lives) = (stop.clone(), lives.clone());
             let end_life = end_life.clone();
             move || {
                 let runtime = tokio::runtime::Runtime::new().unwrap();
                 while !stop.load(Ordering::Acquire) {
                     lives.fetch_add(1, Ordering::AcqRel);
                     let mut ended = end_life.subscribe();
-                    let counter = Counter {
-                        total: 0,
-                        fragile: fragile.clone(),
-                    };
                     let shutdown = async move {
                         let _ = ended.changed().await;
                     };
-                    let machine = Volatile::new(counter);
+                    let machine = Volatile::new(new());
                     let served = state_machine_sdk::serve(
                         machine,
                         Listen::Tcp(address),
@@ -286,7 +286,11 @@ impl Drop for Machine {
 
 fn with_counter(fragile: &Arc<AtomicBool>) -> (Cluster, Machine) {
     let mut cluster = alone();
-    let machine = Machine::start(&cluster, fragile);
+    let fragile = fragile.clone();
+    let machine = Machine::start(&cluster, 1, move || Counter {
+        total: 0,
+        fragile: fragile.clone(),
+    });
     cluster.start_process(1, Process::Member);
     cluster.start_process(1, Process::Raft);
     cluster.wait_for_voters(1, SOON);
