@@ -6,6 +6,7 @@ mod cluster_more;
 mod comparison;
 mod damaged_snapshots;
 mod idle;
+mod increments;
 mod log_events;
 mod membership;
 mod one_node;
