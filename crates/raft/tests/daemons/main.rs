@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_more;
 mod comparison;
 mod damaged_snapshots;
+mod follower_reads;
 mod idle;
 mod increments;
 mod log_events;

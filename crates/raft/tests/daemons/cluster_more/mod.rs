@@ -10,5 +10,6 @@ pub mod incrementers;
 pub mod namespace;
 pub mod nemesis;
 pub mod processor;
+pub mod registers;
 pub mod volatile;
 pub mod writers;
