@@ -11,6 +11,7 @@ mod increments;
 mod log_events;
 mod membership;
 mod one_node;
+mod overwrite;
 mod partitions;
 mod power;
 mod refusals;

@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod incrementers;
 pub mod namespace;
 pub mod nemesis;
+pub mod overwriters;
 pub mod processor;
 pub mod registers;
 pub mod volatile;
