@@ -60,6 +60,15 @@ pub enum Notice {
         /// Its address.
         address: SocketAddr,
     },
+    /// A watch goes on at a node, since the one it was at has ended it.
+    WatchMoved {
+        /// The node.
+        address: SocketAddr,
+        /// The first index that was not told yet; 0: nothing was.
+        from: u64,
+        /// Why it was ended.
+        reason: String,
+    },
     /// How far a [`Client::bench`] is.
     Progress(Progress),
 }

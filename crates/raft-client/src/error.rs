@@ -66,6 +66,14 @@ pub enum ClientError {
     /// A node answers, and says that it does not serve.
     #[error("Not serving: {0}")]
     NotServing(String),
+    /// The changes that a watch asks for are kept by no node any more.
+    #[error("Compacted: {sentence}")]
+    Compacted {
+        /// The first index that can be watched.
+        first: u64,
+        /// What the node says.
+        sentence: String,
+    },
     /// Standard input or output failed.
     #[error("{0}")]
     Io(String),
@@ -92,6 +100,7 @@ impl ClientError {
             Self::Rejected(_) => ExitCode::Refused,
             Self::NotServing(_) => ExitCode::NotServing,
             Self::Io(_) => ExitCode::Io,
+            Self::Compacted { .. } => ExitCode::Compacted,
         }
     }
 }

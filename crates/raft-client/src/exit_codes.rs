@@ -22,6 +22,7 @@ pub enum ExitCode {
     Invalid = 15,
     NotServing = 16,
     Io = 17,
+    Compacted = 18,
 }
 
 impl ExitCode {
@@ -131,6 +132,11 @@ pub const EXIT_CODES: &[Meaning] = &[
         "standard input or output failed",
         "as it was at that moment",
     ),
+    meaning(
+        ExitCode::Compacted,
+        "watch: the changes from that index on are no longer kept; the sentence names the first that are",
+        "-",
+    ),
 ];
 
 /// The error codes of the original's replies, 0 to 11, and what stands for each here.
@@ -214,7 +220,10 @@ mod tests {
             assert_eq!(usize::from(row.code.number()), place);
         }
         // The last variant: one that is added after it and forgotten in the table shows here.
-        assert_eq!(EXIT_CODES.len(), usize::from(ExitCode::Io.number()) + 1);
+        assert_eq!(
+            EXIT_CODES.len(),
+            usize::from(ExitCode::Compacted.number()) + 1
+        );
         assert_eq!(SEED_CODES.len(), 12);
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Refusal {
     pub(crate) leader: Option<Leader>,
     pub(crate) retry_after: Duration,
     pub(crate) cluster_id: Bytes,
+    /// What the kind says of it, or 0.
+    pub(crate) index: u64,
 }
 
 /// Who leads and where.
@@ -69,6 +71,7 @@ impl Failure {
             leader: None,
             retry_after: Duration::ZERO,
             cluster_id: Bytes::new(),
+            index: 0,
         }))
     }
 
@@ -81,6 +84,7 @@ impl Failure {
                 leader: Leader::from_reference(detail.leader.as_ref()),
                 retry_after: Duration::from_millis(detail.retry_after_ms),
                 cluster_id: detail.cluster_id,
+                index: detail.index,
             }));
         }
         if let Some(error) = never_connected(status) {
@@ -122,7 +126,10 @@ impl Failure {
                 | ErrorKind::NoCluster
                 | ErrorKind::Invalid
                 | ErrorKind::Founding
-                | ErrorKind::LogFull => false,
+                | ErrorKind::LogFull
+                | ErrorKind::WatchCompacted
+                | ErrorKind::WatchEnded
+                | ErrorKind::Unsupported => false,
                 // These can come after the append; to say "failed" could prove a lie.
                 ErrorKind::NoQuorum
                 | ErrorKind::OutcomeUnknown
@@ -143,7 +150,8 @@ impl Failure {
                 | ErrorKind::OtherCluster
                 | ErrorKind::Invalid
                 | ErrorKind::StaleSequence
-                | ErrorKind::LogFull => true,
+                | ErrorKind::LogFull
+                | ErrorKind::Unsupported => true,
                 ErrorKind::NoLeader
                 | ErrorKind::NotLeader
                 | ErrorKind::NoQuorum
@@ -152,6 +160,8 @@ impl Failure {
                 | ErrorKind::NoCluster
                 | ErrorKind::StateMachineDown
                 | ErrorKind::Founding
+                | ErrorKind::WatchCompacted
+                | ErrorKind::WatchEnded
                 | ErrorKind::Unspecified => false,
             },
         }
@@ -220,9 +230,15 @@ impl Failure {
                 ErrorKind::NoCluster | ErrorKind::Founding => ClientError::NoCluster(told),
                 ErrorKind::StateMachineDown => ClientError::StateMachineDown(told),
                 ErrorKind::LogFull => ClientError::LogFull(told),
-                ErrorKind::Invalid | ErrorKind::StaleSequence | ErrorKind::Unspecified => {
-                    ClientError::Invalid(told)
-                }
+                ErrorKind::WatchCompacted => ClientError::Compacted {
+                    first: refusal.index,
+                    sentence: told,
+                },
+                ErrorKind::WatchEnded => ClientError::TimedOut(told),
+                ErrorKind::Unsupported
+                | ErrorKind::Invalid
+                | ErrorKind::StaleSequence
+                | ErrorKind::Unspecified => ClientError::Invalid(told),
             },
         }
     }

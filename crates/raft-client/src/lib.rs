@@ -21,6 +21,12 @@
 //! reachable; where it is not (a client outside of the containers' network) any node forwards.
 //! Two clusters can never be mixed up: the first one that answers is pinned.
 //!
+//! # Watching
+//!
+//! [`Client::watch`] tells what the state machine changes, from any node, each change once and in the
+//! order of the log. What it counts by is the index: when the node dies, it asks another one for what
+//! comes after the last index that it was told.
+//!
 //! Requests are values ([`Request`]) and one function carries them, so that a stream can take the
 //! place of single calls without anything else changing.
 
@@ -34,9 +40,11 @@ mod failure;
 mod request;
 mod survey;
 pub mod verbs;
+mod watch;
 
 pub use client::{Client, Notice, Options};
 pub use endpoints::{Endpoint, RAFT_PORT, parse_endpoints};
 pub use error::ClientError;
 pub use request::{MESSAGE_BYTES_MAX, Reply, Request};
 pub use survey::{NodeRow, Survey};
+pub use watch::{Changes, Watch};

@@ -32,6 +32,16 @@ async fn run(command_line: &CommandLine) -> Result<Output, ClientError> {
             // That a notice cannot be shown must not end the call.
             let _ = writeln!(io::stderr(), "[REDIRECT] the leader is {name} at {address}");
         }
+        Notice::WatchMoved {
+            address,
+            from,
+            reason,
+        } => {
+            let _ = writeln!(
+                io::stderr(),
+                "[WATCH] going on from index {from} at {address}, for {reason}"
+            );
+        }
         Notice::Progress(progress) => {
             let _ = writeln!(io::stderr(), "[BENCH] {progress}");
         }

@@ -1,7 +1,8 @@
 //! The command line: global options, and one verb per file.
 //!
 //! A verb turns words into one call of the [`Client`] and the answer into an [`Output`]; only
-//! `main` reads the process's arguments and writes to its streams.
+//! `main` reads the process's arguments and writes to its streams, but for `watch`, whose lines
+//! cannot wait for its end.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -33,6 +34,7 @@ pub mod query;
 pub mod skip;
 pub mod status;
 pub mod transfer;
+pub mod watch;
 
 /// Where a node is looked for when nothing is said.
 pub const ENDPOINTS_DEFAULT: &str = "127.0.0.1:6004";
@@ -51,6 +53,7 @@ Examples:
   raft-client CAS door open shut
   raft-client INCR visitors
   raft-client LIST pizza
+  raft-client WATCH pizza
   raft-client PUT picture --stdin < picture.png
   raft-client entry any words that your state machine understands
   raft-client query any words that your state machine answers
@@ -93,6 +96,7 @@ enum Verb {
     Cas(cas::Cas),
     Incr(incr::Incr),
     List(list::List),
+    Watch(watch::Watch),
     Entry(entry::Entry),
     Query(query::Query),
     Status(status::Status),
@@ -175,6 +179,7 @@ impl CommandLine {
             Verb::Cas(cas) => cas.run(client).await,
             Verb::Incr(incr) => incr.run(client).await,
             Verb::List(list) => list.run(client).await,
+            Verb::Watch(watch) => watch.run(client).await,
             Verb::Entry(entry) => entry.run(client).await,
             Verb::Query(query) => query.run(client).await,
             Verb::Status(status) => status.run(client).await,
@@ -312,6 +317,7 @@ mod tests {
             Verb::Cas(cas) => String::from_utf8(cas.entry().unwrap()).unwrap(),
             Verb::Incr(incr) => String::from_utf8(incr.entry().unwrap()).unwrap(),
             Verb::List(list) => String::from_utf8(list.query().unwrap()).unwrap(),
+            Verb::Watch(watch) => String::from_utf8(watch.query().unwrap()).unwrap(),
             _ => panic!("{line}"),
         };
         assert_eq!(
@@ -333,6 +339,8 @@ mod tests {
         assert_eq!(entry("LIST"), "LIST");
         assert_eq!(entry("list piz --stale"), "LIST piz");
         assert_eq!(entry("LIST --after z"), "LIST after z");
+        assert_eq!(entry("WATCH"), "WATCH");
+        assert_eq!(entry("watch piz --from 7 --json"), "WATCH piz");
         assert_eq!(entry("LIST piz --after pizza"), "LIST piz after pizza");
     }
 

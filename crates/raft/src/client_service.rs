@@ -21,6 +21,7 @@ use crate::say;
 use crate::shared::Shared;
 use crate::status;
 use crate::waiters::{Answer, Waiters, Waiting};
+use crate::watch::{Replies, Watches};
 
 /// See the module.
 pub struct ClientService {
@@ -30,6 +31,7 @@ pub struct ClientService {
     reads: Reads,
     waiting: Waiting,
     waiters: Arc<Waiters>,
+    watches: Watches,
     view: tokio::sync::watch::Receiver<Arc<View>>,
 }
 
@@ -54,9 +56,15 @@ impl ClientService {
             waiting: Waiting::new(config.max_waiting_entries, config.max_waiting_bytes),
             inbox,
             waiters,
+            watches: Watches::new(shared.clone()),
             view,
             shared,
         }
+    }
+
+    /// Waits, but not long, until every watch has ended: they do when the daemon stops.
+    pub async fn watches_ended(&self) {
+        self.watches.drained().await;
     }
 
     fn deadline(&self, timeout_ms: u32) -> Instant {
@@ -534,5 +542,16 @@ impl Raft for ClientService {
                 ),
             }
         })
+    }
+
+    type WatchStream = Replies;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Replies>, Status> {
+        let request = request.into_inner();
+        let deadline = self.deadline(0);
+        let cluster = self.check_cluster(&request.cluster_id, deadline).await?;
+        self.check_entry(&request.query)?;
+        let replies = self.watches.open(request, cluster, deadline).await;
+        replies.map(Response::new)
     }
 }

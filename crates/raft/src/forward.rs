@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use raft_core::{NodeId, RoleName};
+use raft_core::{Index, NodeId, RoleName};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -59,6 +59,27 @@ pub enum Again {
 /// How long a leader may take to answer beyond the deadline that it was given.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 
+/// An error status with everything that may help the caller. `index`: what the kind says of it, or 0.
+pub fn error_status(shared: &Shared, kind: ErrorKind, sentence: &str, index: Index) -> Status {
+    let retry_after_ms = match kind {
+        ErrorKind::NoLeader
+        | ErrorKind::NotLeader
+        | ErrorKind::Overloaded
+        | ErrorKind::NoCluster
+        | ErrorKind::Founding
+        | ErrorKind::NoQuorum => RETRY_AFTER_MS,
+        _ => 0,
+    };
+    let detail = ErrorDetail {
+        kind: kind.into(),
+        leader: shared.leader_reference(),
+        retry_after_ms,
+        cluster_id: shared.cluster_bytes(),
+        index,
+    };
+    kind_status(sentence, detail)
+}
+
 impl Forwarder {
     /// No connections yet.
     pub fn new(shared: Arc<Shared>) -> Forwarder {
@@ -70,22 +91,7 @@ impl Forwarder {
 
     /// An error status with everything that may help the caller.
     pub fn status(&self, kind: ErrorKind, sentence: &str) -> Status {
-        let retry_after_ms = match kind {
-            ErrorKind::NoLeader
-            | ErrorKind::NotLeader
-            | ErrorKind::Overloaded
-            | ErrorKind::NoCluster
-            | ErrorKind::Founding
-            | ErrorKind::NoQuorum => RETRY_AFTER_MS,
-            _ => 0,
-        };
-        let detail = ErrorDetail {
-            kind: kind.into(),
-            leader: self.shared.leader_reference(),
-            retry_after_ms,
-            cluster_id: self.shared.cluster_bytes(),
-        };
-        kind_status(sentence, detail)
+        error_status(&self.shared, kind, sentence, 0)
     }
 
     /// This node does not lead.

@@ -19,7 +19,8 @@
 //! 6. [`waiters`]: the outcome wakes the request by index and term, and the client is answered.
 //!
 //! Beside it: [`snapshots`] (taken, served, pulled, given back), [`sessions`] (the end of idle ones),
-//! [`comparison`] (of what the replicas came to), [`reads`] (queries), [`membership`]
+//! [`comparison`] (of what the replicas came to), [`reads`] (queries), [`watch`] (changes, as they are
+//! applied), [`membership`]
 //! and [`hints`] (the member map, as advice), [`founding`] (the lobby), [`http`] (health, metrics),
 //! [`status`].
 //!
@@ -71,3 +72,4 @@ pub mod state_machine;
 pub mod status;
 pub mod waiters;
 pub mod walk;
+pub mod watch;

@@ -90,6 +90,16 @@ pub const RETRY_AFTER_MS: u64 = 50;
 /// Reads that wait for an index or for the state machine.
 pub const MAX_WAITING_READS: usize = 16_384;
 
+/// Watches of clients that are open at the same time.
+pub const MAX_WATCHES: usize = 256;
+
+/// Replies of one watch that wait for its client here. When they do, the state machine's wait too, until
+/// it calls the client too slow.
+pub const WATCH_RELAYED: usize = 8;
+
+/// A watch ends at a node that has known no leader for so long.
+pub const WATCH_LEADERLESS: Duration = Duration::from_secs(3);
+
 /// One Execute takes longer: the epoch ends (P1).
 pub const EXECUTE_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -286,6 +286,7 @@ impl Daemon {
             told.await.ok()
         };
         let _ = tokio::time::timeout(FAREWELL * 2, asked).await;
+        self.clients.watches_ended().await;
         if left && let Err(error) = self.retire().await {
             return Ending::Failed(format!("{error:#}"));
         }

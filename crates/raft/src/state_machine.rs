@@ -180,6 +180,21 @@ async fn connect(shared: &Shared) -> Result<(Channel, oneshot::Receiver<()>), St
     connected.map_err(|error| net::root_cause(&error))
 }
 
+/// Another connection, for calls of an epoch that is open already: one of many streams whose reader may
+/// be slow must not take the room of Execute. It shakes no hands, so only what carries the epoch is
+/// answered on it.
+///
+/// # Errors
+/// A sentence: it does not answer.
+pub async fn connect_beside(shared: &Shared) -> Result<StateMachineClient<Channel>, String> {
+    let connected = tokio::time::timeout(CONNECT_DEADLINE, connect(shared)).await;
+    // Whoever reads from it learns of its end there.
+    let (channel, _ended) = connected.map_err(|_| "no answer".to_owned())??;
+    Ok(StateMachineClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
 impl Connection {
     /// Sends one batch, and checks the form of the answer. Whatever goes wrong ends the epoch.
     ///

@@ -4,11 +4,12 @@
 mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::header::{Binding, HEADER_KEY, Header, decode_outcome, encode_outcome};
+use crate::history::{Change, History};
 use crate::limits::{MAX_OUTCOME_BYTES, SYNC_AFTER_BYTES};
 use crate::refusal::Refusal;
 use crate::{
@@ -85,6 +86,8 @@ pub(crate) struct Engine {
     machine: Arc<dyn DurableStateMachine>,
     limits: Limits,
     header: Header,
+    /// What was changed of late. It is no part of the state.
+    history: Arc<Mutex<History>>,
     /// The latest epoch; 0 before the first handshake of this process.
     epoch: u64,
     durable_index: u64,
@@ -106,10 +109,12 @@ impl Engine {
         } else {
             0
         };
+        let history = History::new(&limits, header.applied_index);
         Ok(Self {
             machine,
             limits,
             header,
+            history: Arc::new(Mutex::new(history)),
             epoch: 0,
             durable_index,
             lazy_entries: 0,
@@ -124,6 +129,11 @@ impl Engine {
 
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What was changed of late.
+    pub fn history(&self) -> Arc<Mutex<History>> {
+        self.history.clone()
     }
 
     /// What a crash would leave: 0 for a machine in memory.
@@ -328,6 +338,7 @@ impl Engine {
 
         let old_floor = self.header.results_floor;
         let mut outcomes = Vec::with_capacity(new.len());
+        let mut changes = Vec::new();
         let mut panicked = None;
         self.machine
             .transact(durability, &mut |transaction| {
@@ -335,9 +346,19 @@ impl Engine {
                     let outcome = match command {
                         None => Outcome::Ok(Bytes::new()),
                         Some(command) => {
-                            let run = AssertUnwindSafe(|| transaction.execute(entry, command));
+                            let run = AssertUnwindSafe(|| {
+                                let outcome = transaction.execute(entry, command)?;
+                                Ok::<_, StorageError>((outcome, transaction.take_events()))
+                            });
                             match catch_unwind(run) {
-                                Ok(outcome) => bounded(outcome?),
+                                Ok(done) => {
+                                    let (outcome, events) = done?;
+                                    if !events.is_empty() {
+                                        let index = entry.index;
+                                        changes.push(Change { index, events });
+                                    }
+                                    bounded(outcome)
+                                }
                                 Err(panic) => {
                                     let message = panic_message(&*panic);
                                     panicked = Some(Refusal::Panicked {
@@ -372,6 +393,7 @@ impl Engine {
         }
 
         self.header = header;
+        locked(&self.history).push(changes, header.applied_index);
         if much {
             self.all_is_synced();
         } else {
@@ -407,6 +429,11 @@ pub(crate) fn query(
     })?;
     let unread = || StorageError::new("the storage did not run the read that it was given");
     Ok(answer.ok_or_else(unread)??)
+}
+
+/// A lock whose holder panicked is taken all the same: nothing that is done under this one panics.
+pub(crate) fn locked(history: &Mutex<History>) -> MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bounded(outcome: Outcome) -> Outcome {

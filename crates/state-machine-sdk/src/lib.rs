@@ -68,6 +68,15 @@
 //! format, and two more functions write and read it. Without them the calls answer UNIMPLEMENTED,
 //! no format is offered, and the daemon keeps its whole log. The author writes and reads plain
 //! bytes; chunks, checksums, the index, epochs, and "all or nothing" are the crate's.
+//!
+//! # Watches
+//!
+//! A machine whose changes can be watched says two things: after each command what it changed
+//! ([`StateMachine::take_events`]), and which of that a client means ([`StateMachine::watch`]). Without
+//! them a Watch is answered UNIMPLEMENTED. The crate keeps the events of late in memory (those of a
+//! batch from its commit on), tells them in order to whoever watches from an index, refuses an index
+//! that is no longer kept, and ends a watch whose reader is too slow or whose epoch is over. Who
+//! applies never waits for who watches.
 
 // The machines of the tests are written against the crate's name, as an author's are.
 #[cfg(test)]
@@ -83,6 +92,7 @@ mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod header;
+mod history;
 mod limits;
 mod refusal;
 mod serve;
@@ -91,6 +101,7 @@ mod service;
 mod snapshot_tests;
 mod snapshots;
 mod volatile;
+mod watches;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -100,12 +111,13 @@ use bytes::Bytes;
 
 pub use limits::{
     EXECUTE_WAIT, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_OUTCOME_BYTES, MAX_QUERIES,
-    MAX_STREAMS, MAX_VOLATILE_SNAPSHOT_BYTES, MAX_WAITING_QUERIES, MESSAGE_MARGIN_BYTES,
-    QUERY_WAIT, RESTORE_ROOM_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT, SNAPSHOT_CHUNK_BYTES,
-    SNAPSHOT_CHUNK_WAIT, SNAPSHOT_TURN_WAIT, SNAPSHOT_WAITING_CHUNKS, SYNC_AFTER, SYNC_AFTER_BYTES,
-    SYNC_AFTER_ENTRIES,
+    MAX_STREAMS, MAX_VOLATILE_SNAPSHOT_BYTES, MAX_WAITING_QUERIES, MAX_WATCHES,
+    MESSAGE_MARGIN_BYTES, QUERY_WAIT, RESTORE_ROOM_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT,
+    SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNK_WAIT, SNAPSHOT_TURN_WAIT, SNAPSHOT_WAITING_CHUNKS,
+    SYNC_AFTER, SYNC_AFTER_BYTES, SYNC_AFTER_ENTRIES, WATCH_HISTORY_BYTES, WATCH_HISTORY_EVENTS,
+    WATCH_MARK_INTERVAL, WATCH_PIECE, WATCH_WAIT, WATCH_WAITING_BYTES, WATCH_WAITING_REPLIES,
 };
-pub use refusal::{REASON_HEADER, Refusal};
+pub use refusal::{INDEX_HEADER, REASON_HEADER, Refusal};
 pub use serve::{Listen, ServeError, run, serve, termination};
 pub use volatile::Volatile;
 
@@ -158,6 +170,30 @@ impl Outcome {
     }
 }
 
+/// One thing that a command changed, for those who watch. The same on every replica, to the byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What a [`Filter`] chooses by, such as the key that was changed. It is not sent.
+    pub topic: Bytes,
+    /// What is sent. All that one command changed goes in one message, which may have 16 MiB.
+    pub data: Bytes,
+}
+
+impl Event {
+    /// An event.
+    pub fn new(topic: impl Into<Bytes>, data: impl Into<Bytes>) -> Self {
+        let (topic, data) = (topic.into(), data.into());
+        Self { topic, data }
+    }
+
+    fn bytes(&self) -> usize {
+        self.topic.len().saturating_add(self.data.len())
+    }
+}
+
+/// Which events one watch wants. It is asked about each of them, by every watch, so it should be quick.
+pub type Filter = Box<dyn Fn(&Event) -> bool + Send + Sync>;
+
 /// A machine whose state lives in memory. Put it into a [`Volatile`] and [`run`] it.
 pub trait StateMachine: Send + Sync + 'static {
     /// What it is called in `raft-client status` and in logs.
@@ -173,6 +209,18 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Answers from the state and changes nothing. Queries run beside each other.
     fn query(&self, query: &[u8]) -> Outcome;
+
+    /// What the last command changed, and from then on nothing: it is asked after each one. A command
+    /// that was refused changed nothing.
+    fn take_events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// What a watch with this query wants to hear of, or a sentence: why nobody can know. None, as
+    /// here: this machine has no watches.
+    fn watch(&self, _query: &[u8]) -> Option<Result<Filter, String>> {
+        None
+    }
 
     /// The names of the snapshot formats that it knows: it writes the first and reads them all.
     /// None, as here: no snapshots, and the daemon keeps its whole log.
@@ -256,6 +304,12 @@ pub trait Transaction {
     /// When the storage fails. A bad command is an outcome, not an error.
     fn execute(&mut self, entry: &Entry, command: &[u8]) -> Result<Outcome, StorageError>;
 
+    /// What the last command changed, and from then on nothing: it is asked after each one. A command
+    /// that was refused changed nothing. They are told once the transaction is committed.
+    fn take_events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
     /// Stores a record, over one of the same key.
     ///
     /// # Errors
@@ -332,6 +386,12 @@ pub trait DurableStateMachine: Send + Sync + 'static {
     /// # Errors
     /// When the storage fails.
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError>;
+
+    /// What a watch with this query wants to hear of, or a sentence: why nobody can know. None, as
+    /// here: this machine has no watches.
+    fn watch(&self, _query: &[u8]) -> Option<Result<Filter, String>> {
+        None
+    }
 
     /// The names of the snapshot formats that it knows: it writes the first and reads them all.
     /// None, as here: no snapshots, and the daemon keeps its whole log.

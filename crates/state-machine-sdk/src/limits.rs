@@ -63,6 +63,31 @@ pub const RESTORE_ROOM_BYTES: u64 = 32 << 20;
 /// Bytes of a snapshot that a machine in memory reads: it needs them in one piece.
 pub const MAX_VOLATILE_SNAPSHOT_BYTES: u64 = 4 << 30;
 
+/// Watches that are open at the same time; more are refused.
+pub const MAX_WATCHES: usize = 512;
+
+/// Events that are kept for who watches from an index in the past, unless [`Limits`] says otherwise.
+pub const WATCH_HISTORY_EVENTS: usize = 65_536;
+
+/// Bytes of those events, unless [`Limits`] says otherwise. The newest entry's stay, however large.
+pub const WATCH_HISTORY_BYTES: usize = 32 << 20;
+
+/// Replies of one watch that wait for its reader.
+pub const WATCH_WAITING_REPLIES: usize = 1024;
+
+/// Bytes of events in them. A reply that is larger waits alone.
+pub const WATCH_WAITING_BYTES: usize = 4 << 20;
+
+/// How long a reply of a watch waits for room. Then the reader is too slow, and the watch ends; it may
+/// go on from the same index as long as the history has it.
+pub const WATCH_WAIT: Duration = Duration::from_secs(10);
+
+/// How often who watches is told how far the state is, while nothing that is watched changes.
+pub const WATCH_MARK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Entries of the history that one look at it takes, which holds up who applies.
+pub const WATCH_PIECE: usize = 256;
+
 /// How long the calls that are open may take to end once the process is told to stop.
 pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 
@@ -82,6 +107,14 @@ pub struct Limits {
     pub sync_after_entries: u64,
     /// How long one chunk of a snapshot may wait, in either direction.
     pub chunk_wait: Duration,
+    /// Events of the past that may be watched. Each entry's go together.
+    pub watch_history_events: usize,
+    /// Bytes of those events, topics and data, and some more for each.
+    pub watch_history_bytes: usize,
+    /// How long one reply of a watch may wait for its reader.
+    pub watch_wait: Duration,
+    /// How often a watch tells how far the state is.
+    pub watch_mark_interval: Duration,
 }
 
 impl Default for Limits {
@@ -92,6 +125,10 @@ impl Default for Limits {
             sync_after: SYNC_AFTER,
             sync_after_entries: SYNC_AFTER_ENTRIES,
             chunk_wait: SNAPSHOT_CHUNK_WAIT,
+            watch_history_events: WATCH_HISTORY_EVENTS,
+            watch_history_bytes: WATCH_HISTORY_BYTES,
+            watch_wait: WATCH_WAIT,
+            watch_mark_interval: WATCH_MARK_INTERVAL,
         }
     }
 }

@@ -5,6 +5,10 @@ use tonic::{Code, Status};
 /// Metadata of a refused call: one word for a program to branch on. The sentence is for people.
 pub const REASON_HEADER: &str = "leeky-reason";
 
+/// Metadata of a refused or ended watch: an index in decimal digits. With COMPACTED it is the first that
+/// can be watched, otherwise the one to go on from.
+pub const INDEX_HEADER: &str = "leeky-index";
+
 /// Why a call was not done. Except where it says otherwise, nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -185,6 +189,50 @@ pub enum Refusal {
     /// The author's code could not write a snapshot. The state is as it was.
     #[error("the state machine could not write its snapshot: {0}")]
     SnapshotFailed(String),
+    /// This machine has no watches.
+    #[error("this state machine has no watches: ask it with a query instead")]
+    NoWatches,
+    /// What is to be watched is not understood; the author's sentence.
+    #[error("{0}")]
+    BadWatch(String),
+    /// More watches are open than may be.
+    #[error("{0} watches are open: try again later, or at another node")]
+    TooManyWatches(usize),
+    /// A watch asks for changes that are no longer kept.
+    #[error(
+        "the changes from index {from} on are no longer kept here: the first index that can be \
+         watched is {first}. Read the state as it is, and watch from there"
+    )]
+    Compacted {
+        /// The index asked for.
+        from: u64,
+        /// The first that is kept.
+        first: u64,
+    },
+    /// A watch was given up, since its reader does not keep up.
+    #[error(
+        "the watch was ended, for its reader is too slow{}: everything before index {resume} was \
+         sent, and it may go on from there",
+        kept_from.map(|first| format!(", and the changes before index {first} are no longer kept"))
+            .unwrap_or_default()
+    )]
+    SlowWatcher {
+        /// The index to go on from.
+        resume: u64,
+        /// What is kept begins here, when that is later.
+        kept_from: Option<u64>,
+    },
+    /// A watch was ended, and not by its reader.
+    #[error(
+        "the watch was ended: {why}. Everything before index {resume} was sent, and it may go on \
+         from there"
+    )]
+    WatchEnded {
+        /// The index to go on from.
+        resume: u64,
+        /// What ended it.
+        why: String,
+    },
 }
 
 /// How much of a stranger's format name is shown back to it, in characters.
@@ -224,6 +272,21 @@ impl Refusal {
             Self::BadSnapshot(_) => "BAD_SNAPSHOT",
             Self::Ahead { .. } => "AHEAD",
             Self::SnapshotFailed(_) => "SNAPSHOT_FAILED",
+            Self::NoWatches => "NO_WATCHES",
+            Self::BadWatch(_) => "BAD_WATCH",
+            Self::TooManyWatches(_) => "OVERLOADED",
+            Self::Compacted { .. } => "COMPACTED",
+            Self::SlowWatcher { .. } => "SLOW_WATCHER",
+            Self::WatchEnded { .. } => "WATCH_ENDED",
+        }
+    }
+
+    /// The number of [`INDEX_HEADER`].
+    pub fn index(&self) -> Option<u64> {
+        match self {
+            Self::Compacted { first, .. } => Some(*first),
+            Self::SlowWatcher { resume, .. } | Self::WatchEnded { resume, .. } => Some(*resume),
+            _ => None,
         }
     }
 
@@ -237,18 +300,25 @@ impl Refusal {
             | Self::Protocol { .. }
             | Self::Format { .. }
             | Self::Ahead { .. } => Code::FailedPrecondition,
-            Self::Malformed(_) => Code::InvalidArgument,
-            Self::TooLarge(_) | Self::Overloaded(_) | Self::NoRoom(_) => Code::ResourceExhausted,
-            Self::Behind { .. } | Self::Busy | Self::Stopping(_) | Self::SnapshotUnderWay => {
-                Code::Unavailable
-            }
+            Self::Malformed(_) | Self::BadWatch(_) => Code::InvalidArgument,
+            Self::TooLarge(_)
+            | Self::Overloaded(_)
+            | Self::NoRoom(_)
+            | Self::TooManyWatches(_)
+            | Self::SlowWatcher { .. } => Code::ResourceExhausted,
+            Self::Behind { .. }
+            | Self::Busy
+            | Self::Stopping(_)
+            | Self::SnapshotUnderWay
+            | Self::WatchEnded { .. } => Code::Unavailable,
+            Self::Compacted { .. } => Code::OutOfRange,
             Self::Panicked { .. } | Self::QueryPanicked(_) | Self::SnapshotFailed(_) => {
                 Code::Internal
             }
             Self::Slow { .. } => Code::DeadlineExceeded,
             Self::HungUp => Code::Cancelled,
             Self::BadSnapshot(_) => Code::DataLoss,
-            Self::NoSnapshots => Code::Unimplemented,
+            Self::NoSnapshots | Self::NoWatches => Code::Unimplemented,
         }
     }
 }
@@ -258,6 +328,9 @@ impl From<Refusal> for Status {
         let mut status = Self::new(refusal.code(), refusal.to_string());
         let reason = tonic::metadata::MetadataValue::from_static(refusal.reason());
         status.metadata_mut().insert(REASON_HEADER, reason);
+        if let Some(index) = refusal.index() {
+            status.metadata_mut().insert(INDEX_HEADER, index.into());
+        }
         status
     }
 }

@@ -18,8 +18,12 @@ use wire::state_machine::state_machine_server::StateMachine;
 
 use crate::engine::{self, Applied, Batch, BatchEntry, Engine, Failure, Handshake, PROTOCOL};
 use crate::header::Binding;
-use crate::limits::{EXECUTE_WAIT, Limits, MAX_QUERIES, MAX_WAITING_QUERIES, QUERY_WAIT};
+use crate::history::History;
+use crate::limits::{
+    EXECUTE_WAIT, Limits, MAX_QUERIES, MAX_WAITING_QUERIES, MAX_WATCHES, QUERY_WAIT,
+};
 use crate::refusal::Refusal;
+use crate::watches::Replies;
 use crate::{DurableStateMachine, Entry, Outcome, StorageError};
 
 /// What a call must know without waiting for the batch that is being applied.
@@ -64,6 +68,15 @@ pub(crate) struct Shared {
     dirty: Notify,
     queries_running: Semaphore,
     queries_here: Semaphore,
+    history: Arc<std::sync::Mutex<History>>,
+    pub watchers: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// What was changed of late. The lock is held for a moment only.
+    pub fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        engine::locked(&self.history)
+    }
 }
 
 impl Service {
@@ -79,6 +92,8 @@ impl Service {
             machine,
             limits,
             nonce: rand::random(),
+            history: engine.history(),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHES)),
             engine: Arc::new(Mutex::new(engine)),
             progress: watch::Sender::new(progress),
             wanted: watch::Sender::new(0),
@@ -412,6 +427,16 @@ impl StateMachine for Service {
             warn!("[STATEMACHINE] [RESTORE-X] {}", status.message());
         }
         restored.map(Response::new)
+    }
+
+    type WatchStream = Replies;
+
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Replies>, Status> {
+        let replies = self.watch_from(request.into_inner()).await;
+        replies.map(Response::new)
     }
 }
 

@@ -174,8 +174,8 @@ impl Service {
         }
     }
 
-    /// Comes back when a snapshot of this epoch may not be sent any further.
-    async fn must_end(&self, epoch: u64) -> Refusal {
+    /// Comes back when nothing more may be sent to this epoch.
+    pub(crate) async fn must_end(&self, epoch: u64) -> Refusal {
         let mut progress = self.shared.progress.subscribe();
         tokio::select! {
             // An error would say that the sender is gone, which lives as long as `self`.

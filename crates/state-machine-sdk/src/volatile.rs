@@ -9,8 +9,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::engine::panic_message;
 use crate::limits::MAX_VOLATILE_SNAPSHOT_BYTES;
 use crate::{
-    Durability, DurableStateMachine, Entry, Finish, Outcome, Snapshot, SnapshotWork, StateMachine,
-    StorageError, Transaction, TransactionWork, TransferError,
+    Durability, DurableStateMachine, Entry, Event, Filter, Finish, Outcome, Snapshot, SnapshotWork,
+    StateMachine, StorageError, Transaction, TransactionWork, TransferError,
 };
 
 /// Makes a [`StateMachine`] fit to be served.
@@ -99,6 +99,10 @@ impl<M: StateMachine> DurableStateMachine for Volatile<M> {
         work(&*memory)
     }
 
+    fn watch(&self, query: &[u8]) -> Option<Result<Filter, String>> {
+        self.shared().machine.watch(query)
+    }
+
     fn snapshot_formats(&self) -> &'static [&'static str] {
         self.shared().machine.snapshot_formats()
     }
@@ -156,6 +160,10 @@ impl<M: StateMachine> DurableStateMachine for Volatile<M> {
 impl<M: StateMachine> Transaction for Memory<M> {
     fn execute(&mut self, entry: &Entry, command: &[u8]) -> Result<Outcome, StorageError> {
         Ok(self.machine.execute(entry, command))
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        self.machine.take_events()
     }
 
     fn put_record(&mut self, key: u64, value: &[u8]) -> Result<(), StorageError> {

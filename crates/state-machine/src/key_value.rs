@@ -13,6 +13,13 @@
 //! | `LIST [prefix]` | the keys that begin so, in order of their bytes, one a line |
 //! | `LIST [prefix] after key` | those of them after a key |
 //!
+//! | watch | tells |
+//! | --- | --- |
+//! | `WATCH [prefix]` | every change of a key that begins so, as `PUT key value` or `DELETE key` |
+//!
+//! PUT, CAS and INCR are told as `PUT`, also when the value was the same before; what was refused or
+//! not found is not told.
+//!
 //! The verb is one word, in upper or lower case. The key is one word of any bytes but white space.
 //! The value of a PUT is everything after the single space that follows the key: any bytes, with
 //! their spaces, or none. The two values of a CAS are single words, or JSON strings in double
@@ -27,6 +34,7 @@ mod list;
 mod operand;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -36,6 +44,7 @@ use state_machine_sdk::Outcome;
 
 pub use list::{MAX_LIST_BYTES, MAX_LIST_KEYS};
 use operand::{number, two_operands};
+pub use watch::{delete_event, parse_watch, put_event, watch};
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 4096;
@@ -44,7 +53,7 @@ pub const MAX_KEY_BYTES: usize = 4096;
 const SHOWN_BYTES: usize = 40;
 
 const VERBS: &str = "PUT key value, DELETE key, CAS key old new, INCR key [n], and as queries GET key, \
-                     LIST [prefix]";
+                     LIST [prefix], and as a watch WATCH [prefix]";
 const INCR: &str = "INCR key [n]";
 
 /// What an entry asks for.
@@ -272,6 +281,7 @@ pub fn parse_command(entry: &[u8]) -> Result<Command<'_>, String> {
                 "{verb} reads and changes nothing, so it is a query and no entry: send it as a query"
             ))
         }
+        b"WATCH" => Err(no_watch("entry")),
         _ => Err(unknown(verb)),
     }
 }
@@ -294,8 +304,15 @@ pub fn parse_query(query: &[u8]) -> Result<Query<'_>, String> {
                 "{verb} changes the state, so it is an entry and no query: send it as an entry"
             ))
         }
+        b"WATCH" => Err(no_watch("query")),
         _ => Err(unknown(verb)),
     }
+}
+
+fn no_watch(sent_as: &str) -> String {
+    format!(
+        "WATCH tells of changes as they come, so it is a watch and no {sent_as}: raft-client WATCH"
+    )
 }
 
 /// The bytes up to the first space, and what follows that space, if there is one.
@@ -326,6 +343,18 @@ fn check_key(usage: &str, key: &[u8]) -> Result<(), String> {
         return Err(format!(
             "the key {} has white space in it: write {usage}",
             shown(key)
+        ));
+    }
+    Ok(())
+}
+
+/// The beginning of a key is shaped like one, or empty.
+fn check_prefix(usage: &str, prefix: &[u8]) -> Result<(), String> {
+    if prefix.len() > MAX_KEY_BYTES || prefix.iter().any(u8::is_ascii_whitespace) {
+        return Err(format!(
+            "no key begins with {}, for a key has no white space in it and {MAX_KEY_BYTES} bytes \
+             at the most: write {usage}",
+            shown(prefix)
         ));
     }
     Ok(())

@@ -19,9 +19,15 @@
 //! its end leaves the old state, whole. Neither holds more of the state in memory than the storage's
 //! cache does.
 //!
+//! # Watches
+//!
+//! Each change of a key is an event ([`key_value::put_event`], [`key_value::delete_event`]), and a WATCH
+//! wants those of one prefix. Those of late are kept in memory by the SDK, from the start of the process
+//! on, within its limits.
+//!
 //! # What is left out
 //!
-//! Watches and leases.
+//! Leases.
 
 pub mod directory;
 pub mod key_value;

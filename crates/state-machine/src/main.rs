@@ -24,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How often a start that waits for room on the disk looks again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The key-value store that a raft daemon replicates: PUT, GET, DELETE, CAS, INCR and LIST
+/// The key-value store that a raft daemon replicates: PUT, GET, DELETE, CAS, INCR, LIST and WATCH
 #[derive(Debug, Parser)]
 #[command(name = "state-machine", version)]
 struct CommandLine {

@@ -11,8 +11,8 @@ use redb::{
     WriteTransaction,
 };
 use state_machine_sdk::{
-    Durability, DurableStateMachine, Entry, Finish, Outcome, Snapshot, SnapshotWork, StorageError,
-    Transaction, TransactionWork, TransferError,
+    Durability, DurableStateMachine, Entry, Event, Filter, Finish, Outcome, Snapshot, SnapshotWork,
+    StorageError, Transaction, TransactionWork, TransferError,
 };
 use tracing::debug;
 
@@ -99,6 +99,8 @@ impl KeyValueStore {
 struct Tables<'t> {
     values: Table<'t, &'static [u8], &'static [u8]>,
     records: Table<'t, u64, &'static [u8]>,
+    /// What was changed since it was last asked.
+    events: Vec<Event>,
 }
 
 impl<'t> Tables<'t> {
@@ -106,6 +108,7 @@ impl<'t> Tables<'t> {
         Ok(Self {
             values: transaction.open_table(VALUES).map_err(StorageError::new)?,
             records: transaction.open_table(RECORDS).map_err(StorageError::new)?,
+            events: Vec::new(),
         })
     }
 }
@@ -132,6 +135,7 @@ impl Store for Tables<'_> {
             value.len()
         );
         self.values.insert(key, value).map_err(StorageError::new)?;
+        self.events.push(key_value::put_event(key, value));
         Ok(())
     }
 
@@ -143,6 +147,9 @@ impl Store for Tables<'_> {
             .is_some();
         let event = if found { "DELETE" } else { "DELETE-X" };
         debug!("[STATEMACHINE] [{event}] {}", shown(key));
+        if found {
+            self.events.push(key_value::delete_event(key));
+        }
         Ok(found)
     }
 }
@@ -150,6 +157,10 @@ impl Store for Tables<'_> {
 impl Transaction for Tables<'_> {
     fn execute(&mut self, _entry: &Entry, command: &[u8]) -> Result<Outcome, StorageError> {
         key_value::execute(self, command)
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     fn put_record(&mut self, key: u64, value: &[u8]) -> Result<(), StorageError> {
@@ -251,6 +262,10 @@ impl DurableStateMachine for KeyValueStore {
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError> {
         let transaction = self.database.begin_read().map_err(StorageError::new)?;
         work(&View(transaction))
+    }
+
+    fn watch(&self, query: &[u8]) -> Option<Result<Filter, String>> {
+        Some(key_value::watch(query))
     }
 
     fn snapshot_formats(&self) -> &'static [&'static str] {

@@ -18,13 +18,16 @@ pub fn code_of(kind: ErrorKind) -> Code {
         | ErrorKind::NoQuorum
         | ErrorKind::StateMachineDown
         | ErrorKind::NoCluster
-        | ErrorKind::Founding => Code::Unavailable,
+        | ErrorKind::Founding
+        | ErrorKind::WatchEnded => Code::Unavailable,
         ErrorKind::NotLeader
         | ErrorKind::SessionExpired
         | ErrorKind::StaleSequence
         | ErrorKind::OtherCluster => Code::FailedPrecondition,
         ErrorKind::TooLarge | ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::Overloaded | ErrorKind::LogFull => Code::ResourceExhausted,
+        ErrorKind::WatchCompacted => Code::OutOfRange,
+        ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::OutcomeUnknown | ErrorKind::Unspecified => Code::Unknown,
     }
 }
@@ -71,6 +74,7 @@ mod tests {
             }),
             retry_after_ms: 25,
             cluster_id: vec![9; 16].into(),
+            index: 7,
         };
         let status = kind_status("raft-1 does not lead: ask raft-3", detail.clone());
         assert_eq!(status.code(), Code::FailedPrecondition);

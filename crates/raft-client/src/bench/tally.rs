@@ -88,6 +88,9 @@ fn label_of(kind: ErrorKind) -> &'static str {
         ErrorKind::StaleSequence => "stale-sequence",
         ErrorKind::Founding => "founding",
         ErrorKind::LogFull => "log-full",
+        ErrorKind::WatchCompacted => "watch-compacted",
+        ErrorKind::WatchEnded => "watch-ended",
+        ErrorKind::Unsupported => "unsupported",
         ErrorKind::Unspecified => "unspecified",
     }
 }

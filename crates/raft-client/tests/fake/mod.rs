@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use wire::raft::raft_server::{Raft, RaftServer};
@@ -43,6 +45,9 @@ pub struct Node {
     pub left: Mutex<Vec<LeaveRequest>>,
     pub transfers: Mutex<Vec<TransferLeadershipRequest>>,
     pub skips: Mutex<Vec<SkipRequest>>,
+    pub watched: Mutex<Vec<WatchRequest>>,
+    /// What each watch is told, in order; an error ends it, and without one it goes on for ever.
+    pub watches: Mutex<VecDeque<Vec<Result<WatchReply, Status>>>>,
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
     pub status: Mutex<StatusReply>,
@@ -99,6 +104,18 @@ impl Fake {
         self
     }
 
+    /// The next watch is told this.
+    pub fn will_tell(&self, replies: Vec<Result<WatchReply, Status>>) -> &Self {
+        self.node.watches.lock().unwrap().push_back(replies);
+        self
+    }
+
+    /// The indices that watches asked from.
+    pub fn watched_from(&self) -> Vec<u64> {
+        let watched = self.node.watched.lock().unwrap();
+        watched.iter().map(|watch| watch.from_index).collect()
+    }
+
     pub fn sessions(&self) -> Vec<(u64, u64)> {
         let puts = self.node.puts.lock().unwrap();
         puts.iter().map(|put| (put.session, put.sequence)).collect()
@@ -148,6 +165,29 @@ pub fn refusal(kind: ErrorKind, sentence: &str) -> Status {
             ..Default::default()
         },
     )
+}
+
+/// A reply of a watch; without events it is a mark.
+pub fn told(index: u64, events: &[&str]) -> Result<WatchReply, Status> {
+    Ok(WatchReply {
+        index,
+        events: events
+            .iter()
+            .map(|event| Bytes::from(event.to_string()))
+            .collect(),
+        cluster_id: Bytes::copy_from_slice(&CLUSTER),
+    })
+}
+
+/// An error that names an index.
+pub fn refusal_at(kind: ErrorKind, index: u64) -> Status {
+    let detail = ErrorDetail {
+        kind: kind.into(),
+        cluster_id: Bytes::copy_from_slice(&CLUSTER),
+        index,
+        ..Default::default()
+    };
+    kind_status(&format!("because, at {index}"), detail)
 }
 
 pub fn not_leader(leader: NodeReference) -> Status {
@@ -270,6 +310,19 @@ impl Raft for Service {
         self.0.skips.lock().unwrap().push(request.into_inner());
         self.step(&self.0.steps).await?;
         Ok(Response::new(SkipReply { index: 42 }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchReply, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.0.watched.lock().unwrap().push(request.into_inner());
+        let replies = self.0.watches.lock().unwrap().pop_front();
+        let replies = tokio_stream::iter(replies.unwrap_or_default());
+        let for_ever = replies.chain(tokio_stream::pending());
+        Ok(Response::new(Box::pin(for_ever)))
     }
 }
 

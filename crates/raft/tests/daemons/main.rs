@@ -20,3 +20,4 @@ mod sessions;
 mod snapshots;
 mod three_nodes;
 mod throughput;
+mod watch;

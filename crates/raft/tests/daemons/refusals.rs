@@ -424,7 +424,8 @@ fn bytes_that_are_not_utf_8_are_refused_in_a_verb_and_stored_as_they_are_in_a_va
     assert_eq!(
         sentence(&refused),
         "the verb \"P\u{fffd}\u{fffd}T\" is unknown: this state machine knows PUT key value, \
-         DELETE key, CAS key old new, INCR key [n], and as queries GET key, LIST [prefix]"
+         DELETE key, CAS key old new, INCR key [n], and as queries GET key, LIST [prefix], \
+         and as a watch WATCH [prefix]"
     );
     // The state machine's refusal is a result: the same whoever asks.
     let request = pb::PutEntryRequest {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Engine, Failure, panic_message};
+use super::{Engine, Failure, locked, panic_message};
 use crate::chunks::{Incoming, Next, Outgoing, Send};
 use crate::header::{HEADER_KEY, Header};
 use crate::limits::RESTORE_ROOM_BYTES;
@@ -100,6 +100,7 @@ impl Engine {
         };
         self.replace(call, header, next)?;
         self.header = header;
+        locked(&self.history).begin_again(header.applied_index);
         self.all_is_synced();
         Ok(())
     }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use state_machine_sdk::{
-    Durability, DurableStateMachine, Entry, Finish, Outcome, Snapshot, SnapshotWork, StateMachine,
-    StorageError, Transaction, TransactionWork, TransferError,
+    Durability, DurableStateMachine, Entry, Event, Filter, Finish, Outcome, Snapshot, SnapshotWork,
+    StateMachine, StorageError, Transaction, TransactionWork, TransferError,
 };
 
 /// What a counter writes.
@@ -153,12 +153,21 @@ impl Ledger {
 struct Open {
     state: State,
     gate: Arc<Mutex<()>>,
+    events: Vec<Event>,
 }
 
 impl Transaction for Open {
     fn execute(&mut self, entry: &Entry, command: &[u8]) -> Result<Outcome, StorageError> {
         drop(self.gate.lock().unwrap());
-        Ok(self.state.counter.execute(entry, command))
+        let outcome = self.state.counter.execute(entry, command);
+        if let Outcome::Ok(sum) = &outcome {
+            self.events.push(Event::new("sum", sum.clone()));
+        }
+        Ok(outcome)
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     fn put_record(&mut self, key: u64, value: &[u8]) -> Result<(), StorageError> {
@@ -197,6 +206,7 @@ impl DurableStateMachine for Ledger {
         let mut open = Open {
             state: self.state(),
             gate: self.gate.clone(),
+            events: Vec::new(),
         };
         if work(&mut open)? == Finish::RollBack {
             return Ok(());
@@ -215,6 +225,10 @@ impl DurableStateMachine for Ledger {
 
     fn read(&self, work: &mut SnapshotWork<'_>) -> Result<(), StorageError> {
         work(&self.state())
+    }
+
+    fn watch(&self, _: &[u8]) -> Option<Result<Filter, String>> {
+        Some(Ok(Box::new(|_| true)))
     }
 
     fn snapshot_formats(&self) -> &'static [&'static str] {

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use state_machine_sdk::Outcome;
 
-use super::{MAX_KEY_BYTES, Query, View, check_key, shown};
+use super::{Query, View, check_key, check_prefix};
 
 /// Keys in one answer.
 pub const MAX_LIST_KEYS: usize = 1000;
@@ -30,14 +30,7 @@ pub(super) fn parse(words: &[u8]) -> Result<Query<'_>, String> {
     if let Some(after) = after {
         check_key(USAGE, after)?;
     }
-    // The beginning of a key is shaped like one, or empty.
-    if prefix.len() > MAX_KEY_BYTES || prefix.iter().any(u8::is_ascii_whitespace) {
-        return Err(format!(
-            "no key begins with {}, for a key has no white space in it and {MAX_KEY_BYTES} bytes \
-             at the most: write {USAGE}",
-            shown(prefix)
-        ));
-    }
+    check_prefix(USAGE, prefix)?;
     Ok(Query::List { prefix, after })
 }
 

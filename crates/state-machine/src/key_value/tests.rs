@@ -154,6 +154,7 @@ fn what_is_not_understood_is_a_sentence_and_changes_nothing() {
                 "INCR key [n]",
                 "GET key",
                 "LIST [prefix]",
+                "WATCH [prefix]",
             ] {
                 assert!(sentence.contains(verb), "{sentence}");
             }
@@ -529,4 +530,70 @@ fn a_long_list_comes_in_parts_and_each_says_how_to_go_on() {
         );
         assert_eq!(asked, answers, "for {count} keys of {length} bytes");
     }
+}
+
+#[test]
+fn an_event_is_the_entry_that_would_do_it_and_its_topic_is_the_key() {
+    let put = put_event(b"k", b"two  words\n");
+    assert_eq!(
+        (&put.topic[..], &put.data[..]),
+        (&b"k"[..], &b"PUT k two  words\n"[..])
+    );
+    let mut map = Map::default();
+    assert!(matches!(map.run(&put.data), Outcome::Ok(_)));
+    assert_eq!(map.ask(b"GET k"), ok("two  words\n"));
+    let empty = put_event(b"e", b"");
+    assert!(
+        matches!(map.run(&empty.data), Outcome::Ok(_)),
+        "a value may be empty"
+    );
+    let delete = delete_event(b"k");
+    assert_eq!(
+        (&delete.topic[..], &delete.data[..]),
+        (&b"k"[..], &b"DELETE k"[..])
+    );
+    assert_eq!(map.run(&delete.data), ok("Success! Deleted \"k\""));
+}
+
+#[test]
+fn a_watch_wants_the_keys_that_begin_so() {
+    let wants = |query: &str, key: &str| {
+        let filter = watch(query.as_bytes()).unwrap();
+        (
+            filter(&put_event(key.as_bytes(), b"x")),
+            filter(&delete_event(key.as_bytes())),
+        )
+    };
+    for (query, key, wanted) in [
+        ("WATCH", "any", true),
+        ("WATCH ", "any", true),
+        ("watch piz", "pizza", true),
+        ("WATCH pizza", "pizza", true),
+        ("WATCH pizza", "pizz", false),
+        ("WATCH pizza", "a-pizza", false),
+        // The verb of the event is none of its key.
+        ("WATCH PUT", "k", false),
+    ] {
+        assert_eq!(wants(query, key), (wanted, wanted), "{query:?} {key:?}");
+    }
+    let long = format!("WATCH {}", "k".repeat(MAX_KEY_BYTES + 1));
+    for wrong in [
+        "",
+        "GET k",
+        "LIST",
+        "WATCHES",
+        "WATCH a b",
+        "WATCH  a",
+        "WATCH a\tb",
+        &long,
+    ] {
+        let sentence = watch(wrong.as_bytes()).err().unwrap_or_default();
+        assert!(
+            sentence.contains("write WATCH, or WATCH prefix"),
+            "{wrong:?}: {sentence:?}"
+        );
+    }
+    // And it is neither an entry nor a query.
+    assert!(rejected(Map::default().run(b"WATCH k")).contains("a watch and no entry"));
+    assert!(rejected(Map::default().ask(b"WATCH k")).contains("a watch and no query"));
 }

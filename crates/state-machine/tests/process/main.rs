@@ -5,6 +5,7 @@
 
 mod node;
 mod snapshots;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::fs;
