@@ -5,8 +5,9 @@
 //! machine: what it gives out goes into bounded queues, and what comes back is an input.
 //!
 //! All client entries that wait become one batch, **digest_entries**: one step, one write to disk,
-//! one message to each peer. No timer gathers them; what arrives while a round runs is the next
-//! round's batch.
+//! one message to each peer. No timer gathers them: a round begins when every other task that could bring
+//! one has had its turn, and what comes while the disk writes is the batch behind that write. So a lone
+//! entry waits for nobody, and a thousand share what one costs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -64,11 +65,16 @@ pub struct Driver {
     parts: Parts,
     links: Links,
     next_request: RequestId,
+    /// What waits to become the next batch: at most [`INBOX_BATCH`], and not for longer than the disk
+    /// writes.
+    puts: Vec<(Payload, oneshot::Sender<Answer>)>,
     /// Only while a batch is in the core's hands.
     proposals: HashMap<RequestId, (bool, oneshot::Sender<Answer>)>,
     reads: HashMap<RequestId, oneshot::Sender<Result<Index, Refusal>>>,
     leaves: HashMap<RequestId, oneshot::Sender<(bool, String)>>,
     encoded: EncodedEntries,
+    /// The last write that the disk was given.
+    submitted: u64,
     /// The last write that the disk reported and the core heard of.
     reported: u64,
     /// digest_commits was handed everything up to here.
@@ -94,10 +100,12 @@ impl Driver {
             parts,
             links,
             next_request: 0,
+            puts: Vec::new(),
             proposals: HashMap::new(),
             reads: HashMap::new(),
             leaves: HashMap::new(),
             encoded: EncodedEntries::default(),
+            submitted: 0,
             reported: 0,
             handed_out: 0,
             applied_told: 0,
@@ -140,6 +148,9 @@ impl Driver {
                     self.links.knock(&self.parts.raft.configuration().1.members());
                 }
             }
+            // Whoever else has something to say says it now: without this, the first entry of many that have
+            // arrived would be a batch of its own.
+            tokio::task::yield_now().await;
             if let Some(done) = self.round(&mut waiting) {
                 self.links.goodbye().await;
                 let _ = done.send(());
@@ -160,16 +171,16 @@ impl Driver {
             self.reported = report.sequence;
             self.step(Input::Persisted(report));
         }
-        let mut puts = Vec::new();
         let mut stop = None;
         for ask in waiting.drain(..) {
             match ask {
-                Ask::Put { payload, reply } => puts.push((payload, reply)),
+                Ask::Put { payload, reply } => self.puts.push((payload, reply)),
                 Ask::Stop { done } => stop = Some(done),
                 other => self.take(other),
             }
         }
-        if !puts.is_empty() {
+        if !self.puts.is_empty() && !self.waits_for_disk() {
+            let puts = std::mem::take(&mut self.puts);
             self.digest_entries(puts);
         }
         self.publish();
@@ -305,6 +316,15 @@ impl Driver {
         self.step(Input::ReadIndex { request, deadline });
     }
 
+    /// Whether entries would only wait behind a write that is under way. A sick disk is no reason to wait:
+    /// the core refuses.
+    fn waits_for_disk(&self) -> bool {
+        self.submitted > self.reported
+            && self.puts.len() < INBOX_BATCH
+            && self.parts.raft.role() == RoleName::Leader
+            && !self.parts.raft.health().disk_sick
+    }
+
     /// Appends everything that waited, in order of arrival, as one batch.
     fn digest_entries(&mut self, puts: Vec<(Payload, oneshot::Sender<Answer>)>) {
         let applied = self.parts.shared.progress.recorded();
@@ -353,7 +373,10 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(write) => self.parts.disk.submit(write),
+            Effect::Persist(write) => {
+                self.submitted = write.sequence;
+                self.parts.disk.submit(write);
+            }
             Effect::Send { to, message } => self.send(to, message),
             Effect::Fetch {
                 peer,

@@ -24,7 +24,11 @@ fn kind_of(status: &tonic::Status) -> ErrorKind {
 }
 
 fn http(cluster: &Cluster, request: &str) -> String {
-    let mut stream = TcpStream::connect((cluster.node(1).ip, 6003)).unwrap();
+    http_of(cluster, 1, request)
+}
+
+pub fn http_of(cluster: &Cluster, node: usize, request: &str) -> String {
+    let mut stream = TcpStream::connect((cluster.node(node).ip, 6003)).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     write!(
         stream,

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::robustness::http_of;
 use wire::raft as pb;
 
 /// Puts for `seconds` from so many clients at once, each waiting for its answer; prints the rate
@@ -67,4 +68,32 @@ fn figures() {
             load(&cluster, leader, clients, bytes, 3);
         }
     }
+}
+
+/// digest_entries takes all that waits: many callers share one step, one write and one message to each
+/// peer. A batch for each entry would be correct, and several times as dear.
+#[test]
+fn what_waits_is_one_batch() {
+    let cluster = Cluster::started(3, 3);
+    let leader = cluster.wait_for_voters(3, Duration::from_secs(30));
+    let batches = || {
+        let metrics = http_of(&cluster, leader, "GET /metrics");
+        let figure = |name: &str| -> f64 {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().parse().unwrap()
+        };
+        (
+            figure("leeky_raft_digest_entries_batch_sum "),
+            figure("leeky_raft_digest_entries_batch_count "),
+        )
+    };
+    let before = batches();
+    load(&cluster, leader, 64, 100, 2);
+    let after = batches();
+    let (entries, count) = (after.0 - before.0, after.1 - before.1);
+    assert!(entries > 100.0, "{entries} entries");
+    assert!(
+        entries / count > 3.0,
+        "{entries} entries of 64 callers in {count} batches"
+    );
 }
