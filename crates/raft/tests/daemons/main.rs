@@ -6,6 +6,7 @@ mod cluster_more;
 mod comparison;
 mod damaged_snapshots;
 mod follower_reads;
+mod heights;
 mod idle;
 mod increments;
 mod log_events;
