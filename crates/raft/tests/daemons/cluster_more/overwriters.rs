@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 use wire::raft::raft_client::RaftClient;
@@ -56,14 +55,12 @@ impl Plan {
 pub struct Overwriters {
     plan: Plan,
     shared: Arc<Shared>,
-    paused: watch::Sender<bool>,
     _tasks: JoinSet<()>,
     _runtime: Runtime,
 }
 
 #[derive(Default)]
 struct Shared {
-    begun: AtomicU64,
     written: AtomicU64,
 }
 
@@ -77,16 +74,14 @@ impl Overwriters {
             .build()
             .unwrap();
         let shared = Arc::new(Shared::default());
-        let (paused, _) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for writer in 0..plan.writers {
-            let work = write(plan, writer, address, shared.clone(), paused.subscribe());
+            let work = write(plan, writer, address, shared.clone());
             tasks.spawn_on(work, runtime.handle());
         }
         Overwriters {
             plan,
             shared,
-            paused,
             _tasks: tasks,
             _runtime: runtime,
         }
@@ -96,38 +91,12 @@ impl Overwriters {
     pub fn bytes(&self) -> u64 {
         self.shared.written.load(SeqCst) * self.plan.value_bytes
     }
-
-    /// No write is begun any more; [`Overwriters::is_quiet`] tells when those under way are done.
-    pub fn pause(&self) {
-        self.paused.send_replace(true);
-    }
-
-    /// Writes go on.
-    pub fn go_on(&self) {
-        self.paused.send_replace(false);
-    }
-
-    /// Whether no write is under way.
-    pub fn is_quiet(&self) -> bool {
-        let written = self.shared.written.load(SeqCst);
-        self.shared.begun.load(SeqCst) == written
-    }
 }
 
-async fn write(
-    plan: Plan,
-    writer: u64,
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    mut paused: watch::Receiver<bool>,
-) {
+async fn write(plan: Plan, writer: u64, address: SocketAddr, shared: Arc<Shared>) {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let mut client = RaftClient::new(endpoint.timeout(ATTEMPT).connect_lazy());
     for write in (writer..plan.writes).step_by(usize::try_from(plan.writers).unwrap()) {
-        if paused.wait_for(|paused| !*paused).await.is_err() {
-            return;
-        }
-        shared.begun.fetch_add(1, SeqCst);
         let entry = [
             format!("PUT {} ", plan.key(write)).as_bytes(),
             &plan.value(write),
