@@ -130,8 +130,8 @@ impl Raft {
     }
 
     pub(crate) fn election_deadline(&self) -> Time {
-        // A node that may not campaign has nothing to wait for.
-        let ordinary = if self.may_campaign() {
+        // A node that may not campaign has nothing to wait for, but that its leader is silent.
+        let ordinary = if self.may_campaign() || self.following.leader.is_some() {
             self.succession.election_deadline
         } else {
             Time::NEVER
@@ -167,11 +167,17 @@ impl Raft {
         {
             self.run_hinted_election();
         }
-        if self.now >= self.succession.election_deadline && self.may_campaign() {
-            let term = self.term();
-            if self.following.leader.is_some() {
-                self.event(Event::ElectTimeout { term });
-            }
+        if self.now < self.succession.election_deadline {
+            return;
+        }
+        let term = self.term();
+        if self.following.leader.is_some() {
+            self.event(Event::ElectTimeout { term });
+        }
+        if !self.may_campaign() {
+            // Whoever asks here is told that nobody leads, rather than sent to who is silent.
+            self.following.set_leader(None, term, self.now);
+        } else {
             self.succession.cold_attempts_left =
                 self.succession.cold_attempts_left.saturating_sub(1);
             self.pre_campaign(false);

@@ -10,6 +10,9 @@ pub type Term = u64;
 /// Index of an entry in the log, from 1; 0 stands before the first entry.
 pub type Index = u64;
 
+/// No log ever reaches this index: behind a snapshot that claims to, nothing could be appended.
+pub const MAX_INDEX: Index = 1 << 62;
+
 /// How often the `raft` daemon has started on one data directory, from 1.
 pub type Boot = u64;
 

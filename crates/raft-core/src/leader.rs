@@ -110,7 +110,8 @@ impl Raft {
             next_heartbeat: self.now,
             reads: LeaderReads::default(),
             transfer: None,
-            no_hand_over_before: self.now,
+            // Until then nobody has said how it is.
+            no_hand_over_before: self.now + self.options.elect_timeout_max,
             reconfiguring: Reconfiguring::default(),
             uncommitted,
             uncommitted_bytes: inherited,

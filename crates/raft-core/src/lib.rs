@@ -89,7 +89,7 @@ pub use agreement::Agreement;
 pub use configuration::Configuration;
 pub use durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
 pub use entry::{BadPayload, Command, Entry, Payload};
-pub use ids::{Boot, ClusterId, Index, NodeId, Position, Term, Time};
+pub use ids::{Boot, ClusterId, Index, MAX_INDEX, NodeId, Position, Term, Time};
 pub use io::{Effect, Event, Input, MemberHint, PeerView, Proposal, Refusal, RequestId, RoleName};
 pub use message::{Health, Message};
 pub use options::Options;

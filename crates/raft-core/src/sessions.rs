@@ -189,7 +189,12 @@ impl Chain {
         link[..8].copy_from_slice(&self.hash.to_be_bytes());
         link[8..16].copy_from_slice(&index.to_be_bytes());
         link[16] = outcome.kind.code();
-        self.hash = xxh3_64_with_seed(&outcome.data, xxh3_64(&link));
+        // Sentences are for people, and may be worded anew.
+        let data: &[u8] = match outcome.kind {
+            OutcomeKind::Ok => &outcome.data,
+            _ => &[],
+        };
+        self.hash = xxh3_64_with_seed(data, xxh3_64(&link));
     }
 }
 
@@ -290,6 +295,11 @@ impl SessionTable {
         if index > self.applied_index {
             self.skipped.insert(index);
         }
+    }
+
+    /// Whether the entry at `index` was named by [`SessionTable::skip`], and is still to come.
+    pub fn will_skip(&self, index: Index) -> bool {
+        self.skipped.contains(&index)
     }
 
     fn admit_command(&mut self, command: &Command, entry: &Entry, skipped: bool) -> Admission {

@@ -9,12 +9,9 @@
 use std::sync::Arc;
 
 use crate::durable::SnapshotMeta;
-use crate::ids::{Index, NodeId, Position};
+use crate::ids::{Index, MAX_INDEX, NodeId, Position};
 use crate::io::{Effect, Event};
 use crate::raft::{Raft, Role};
-
-/// No log ever reaches this index: behind a snapshot that claims to, nothing could be appended.
-const MAX_INDEX: Index = 1 << 62;
 
 impl Raft {
     /// This node's own snapshot is complete: what it covers may go.

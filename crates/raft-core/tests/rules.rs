@@ -998,6 +998,28 @@ fn d2_truncation_lowers_the_durable_index() {
     );
 }
 
+/// A node that may not campaign forgets a leader that is silent for an election timeout all the same:
+/// else it would send everybody there for ever. A word of the leader, and it is known again.
+#[test]
+fn a_learner_does_not_hold_on_to_a_silent_leader() {
+    let base = Configuration {
+        learners: voters(&[1]),
+        ..configuration(&[2, 3, 4])
+    };
+    let mut learner = One::with(1, base, &[1], Options::default());
+    learner.hear(2, heartbeat(1, 0, &[]));
+    assert_eq!(learner.raft.leader(), Some(node(2)));
+    learner.wait(milliseconds(600));
+    assert_eq!(learner.raft.leader(), Some(node(2)));
+    let effects = learner.wait(SECOND * 2);
+    assert_eq!(learner.raft.leader(), None);
+    assert!(vote_requests(&effects).is_empty());
+    assert_eq!(learner.raft.term(), 1);
+    assert!(vote_requests(&learner.wait(SECOND * 60)).is_empty());
+    learner.hear(2, heartbeat(1, 0, &[]));
+    assert_eq!(learner.raft.leader(), Some(node(2)));
+}
+
 /// A leader whose state machine stays silent hands over to one whose state machine answers; for a short
 /// silence it does not, nor when nobody's answers.
 #[test]

@@ -306,17 +306,23 @@ impl SnapshotStore {
         SnapshotReceiver::begin(self.shared.clone(), offer, cluster_id, max_file_bytes)
     }
 
-    /// The snapshot that was begun to be received, and not finished: whoever still has that one can be asked
-    /// for the rest.
+    /// The snapshot that was begun to be received, and not finished, and how many bytes of it are there:
+    /// whoever still has that one can be asked for the rest.
     ///
     /// # Errors
     /// The disk refused.
-    pub fn begun(&self) -> Result<Option<SnapshotOffer>, Failure> {
+    pub fn begun(&self) -> Result<Option<(SnapshotOffer, u64)>, Failure> {
         let disk = &*self.shared.disk;
         let names = disk
             .list()
             .doing("list the directory of", disk, RECEIVING)?;
-        Ok(names.iter().find_map(|name| receiver::offer_of(name)))
+        let begun = |name: &String| Some((receiver::offer_of(name)?, name.clone()));
+        let Some((offer, name)) = names.iter().find_map(begun) else {
+            return Ok(None);
+        };
+        let file = disk.open(&name).doing("open", disk, &name)?;
+        let bytes = file.len().doing("read", disk, &name)?;
+        Ok(Some((offer, bytes)))
     }
 
     /// Removes all snapshots but the newest and those that `keep` lists, damaged files that are

@@ -186,10 +186,11 @@ impl Apply {
     async fn level(&mut self, mut connection: Connection) -> Result<Connection, NoEpoch> {
         self.compare(&connection).await?;
         let applied = connection.hello.applied_index;
-        if applied >= self.walk.base() {
+        // The log may begin behind a snapshot that the walk has not taken up, since it is damaged.
+        let base = self.walk.base().max(self.disk.first().saturating_sub(1));
+        if applied >= base {
             return Ok(connection);
         }
-        let base = self.walk.base();
         // What the walk has forgotten must be in it.
         let newest = self.snapshots.newest();
         let usable = newest.filter(|newest| newest.meta.position.index >= base);
@@ -276,6 +277,7 @@ impl Apply {
         );
         let mut index = self.committed.index.subscribe();
         let mut moved_on = false;
+        let mut at = hello.applied_index;
         let mut sweep = sessions::sweeps(&self.shared);
         let mut quarantine = self.shared.quarantine.subscribe();
         loop {
@@ -294,8 +296,9 @@ impl Apply {
             };
             let Some(committed) = committed else {
                 sessions::expire(&self.shared, &self.inbox, &self.walk.table).await;
-                if next == self.walk.recorded + 1 {
-                    self.snapshot_if_due(&mut connection, next - 1).await;
+                // One that is ahead of the walk would tell of another index.
+                if at == next - 1 {
+                    self.snapshot_if_due(&mut connection, at).await;
                 }
                 continue;
             };
@@ -331,11 +334,10 @@ impl Apply {
                 "DIGESTCOMMITS",
                 "{count} entries from {next}, committed up to {committed}"
             );
-            let applied = match connection.execute(sent, floor).await {
+            match connection.execute(sent, floor).await {
                 Ok(reply) => {
-                    let applied = reply.applied_index;
+                    at = reply.applied_index;
                     self.applied(&positions, reply);
-                    applied
                 }
                 Err(failure) => {
                     let last = next + count as u64 - 1;
@@ -345,16 +347,15 @@ impl Apply {
                     let reason = failure.reason;
                     return (moved_on, format!("{reason} (entries {next} to {last})"));
                 }
-            };
+            }
             moved_on = true;
             next += count as u64;
             if self.trouble.failed.0 < next && self.shared.poison() != 0 {
                 self.shared.set_poison(0);
                 self.shared.alarm(POISON_ALARM, None);
             }
-            // One that is ahead of the walk would tell of another index.
-            if applied == next - 1 {
-                self.snapshot_if_due(&mut connection, applied).await;
+            if at == next - 1 {
+                self.snapshot_if_due(&mut connection, at).await;
             }
         }
     }

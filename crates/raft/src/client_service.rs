@@ -495,21 +495,19 @@ impl Raft for ClientService {
             let sentence = format!("{to} is no voter of this cluster: it cannot lead");
             return self.refuse(ErrorKind::Invalid, &sentence);
         }
-        at_leader!(
-            self,
-            request,
-            deadline,
-            Broken::Retry,
-            transfer_leadership,
-            {
-                if to != Some(self.shared.id) {
-                    let _ = self.inbox.send(Ask::Transfer { to }).await;
-                    self.transferred(deadline).await?;
-                }
-                let leader = self.shared.leader_reference();
-                Ok(Response::new(pb::TransferLeadershipReply { leader }))
+        // Whoever leads next must not be asked to hand over once more: a transfer to anybody is made once.
+        let broken = match to {
+            Some(_) => Broken::Retry,
+            None => Broken::Unknown,
+        };
+        at_leader!(self, request, deadline, broken, transfer_leadership, {
+            if to != Some(self.shared.id) {
+                let _ = self.inbox.send(Ask::Transfer { to }).await;
+                self.transferred(deadline).await?;
             }
-        )
+            let leader = self.shared.leader_reference();
+            Ok(Response::new(pb::TransferLeadershipReply { leader }))
+        })
     }
 
     async fn leave(

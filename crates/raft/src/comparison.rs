@@ -110,6 +110,7 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(COMPARE_INTERVAL).await;
         if !shared.leads() {
+            shared.alarm(ALARM, None); // Whoever leads now says what it finds.
             continue;
         }
         let Some(index) = shared.chains.newest().filter(|index| *index != compared) else {

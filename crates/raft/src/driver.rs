@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Effect, Index, Input, Message, NodeId, Payload, Persisted, Position, Proposal, Raft, Refusal,
-    RequestId, RoleName, Time,
+    Effect, Entry, Index, Input, Message, NodeId, Payload, Persisted, Position, Proposal, Raft,
+    Refusal, RequestId, RoleName, Time,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -73,8 +73,9 @@ pub struct Driver {
     reads: HashMap<RequestId, oneshot::Sender<Result<Index, Refusal>>>,
     leaves: HashMap<RequestId, oneshot::Sender<(bool, String)>>,
     encoded: EncodedEntries,
-    /// The last write that the disk was given.
+    /// The last write that the disk was given, and whether it is of usual size.
     submitted: u64,
+    submitted_is_usual: bool,
     /// The last write that the disk reported and the core heard of.
     reported: u64,
     /// digest_commits was handed everything up to here.
@@ -106,6 +107,7 @@ impl Driver {
             leaves: HashMap::new(),
             encoded: EncodedEntries::default(),
             submitted: 0,
+            submitted_is_usual: true,
             reported: 0,
             handed_out: 0,
             applied_told: 0,
@@ -179,9 +181,14 @@ impl Driver {
                 other => self.take(other),
             }
         }
-        if !self.puts.is_empty() && !self.waits_for_disk() {
-            let puts = std::mem::take(&mut self.puts);
-            self.digest_entries(puts);
+        if !self.puts.is_empty() {
+            if self.waits_for_disk() {
+                // Who has given up has given its place back too.
+                self.puts.retain(|(_, reply)| !reply.is_closed());
+            } else {
+                let puts = std::mem::take(&mut self.puts);
+                self.digest_entries(puts);
+            }
         }
         self.publish();
         self.encoded.clear();
@@ -316,10 +323,12 @@ impl Driver {
         self.step(Input::ReadIndex { request, deadline });
     }
 
-    /// Whether entries would only wait behind a write that is under way. A sick disk is no reason to wait:
-    /// the core refuses.
+    /// Whether entries would only wait behind a write that is under way. Not behind a large one: that a disk
+    /// is sick shows by a write of usual size (D4), and none would follow. A sick disk is no reason to wait
+    /// either: the core refuses.
     fn waits_for_disk(&self) -> bool {
         self.submitted > self.reported
+            && self.submitted_is_usual
             && self.puts.len() < INBOX_BATCH
             && self.parts.raft.role() == RoleName::Leader
             && !self.parts.raft.health().disk_sick
@@ -374,7 +383,9 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Persist(write) => {
+                let bytes: usize = write.entries.iter().map(Entry::cost_bytes).sum();
                 self.submitted = write.sequence;
+                self.submitted_is_usual = bytes <= self.parts.shared.config.max_batch_bytes;
                 self.parts.disk.submit(write);
             }
             Effect::Send { to, message } => self.send(to, message),

@@ -200,8 +200,8 @@ impl Forwarder {
                     }
                     Broken::Unknown => Err(self.status(
                         ErrorKind::OutcomeUnknown,
-                        "the connection to the leader broke after the entry had been sent: it may \
-                         or may not be applied",
+                        "the connection to the leader broke after the request had been sent: it may or \
+                         may not have been carried out",
                     )),
                 }
             }

@@ -160,8 +160,9 @@ impl Snapshots {
     /// one is fetched or taken in its place. Returns the sentence.
     fn unreadable(&self, position: Position, error: &SnapshotError) -> String {
         let sentence = error.to_string();
-        if let SnapshotError::Damaged { what, .. } = error {
-            self.store.give_up(position, what.clone());
+        // A sector that cannot be read is no better than one that reads wrong.
+        if let SnapshotError::Damaged { .. } | SnapshotError::Disk(_) = error {
+            self.store.give_up(position, sentence.clone());
             self.state.look.notify_one();
             say!(warn, "SNAPSHOT-X", "{sentence}");
             self.shared.alarm(DAMAGE_ALARM, Some(sentence.clone()));
@@ -187,8 +188,8 @@ impl Snapshots {
         if backing_off {
             return false;
         }
-        if self.newest().is_none() && self.disk.first() > 1 {
-            return true; // It was damaged, and the log begins behind it: nobody could be given it.
+        if self.floor() + 1 < self.disk.first() {
+            return true; // The newest was damaged, and the log begins behind it: nobody could be given it.
         }
         let config = &self.shared.config;
         let (covered, bytes) = self.store.newest().map_or((0, 0), |newest| {
@@ -248,13 +249,18 @@ impl Snapshots {
         self.shared.alarm(TAKE_ALARM, Some(sentence));
     }
 
-    async fn complete(&self, snapshot: Arc<SnapshotMeta>) {
+    /// Removes what is older than the newest, unless a peer may come back for the rest of it.
+    async fn retain(&self) {
         let keep = locked(&self.state.served).wanted();
         let store = self.store.clone();
         let removed = spawn_blocking(move || store.retain(&keep)).await;
         if let Ok(Err(failure)) = removed {
             say!(warn, "SNAPSHOT-X", "an old snapshot stays: {failure}");
         }
+    }
+
+    async fn complete(&self, snapshot: Arc<SnapshotMeta>) {
+        self.retain().await;
         let room = self.shared.config.snapshot_bytes * KEPT_FOR_OTHERS;
         let keep_from = self.disk.index_within(room);
         let taken = Ask::SnapshotTaken {

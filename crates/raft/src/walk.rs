@@ -31,11 +31,10 @@ pub struct Walk {
 
 enum Admitted {
     /// Goes as a command; its outcome is recorded under the session, unless that is 0.
-    Command {
-        position: Position,
-        session: Index,
-        sequence: u64,
-    },
+    Command { session: Index, sequence: u64 },
+    /// Left out by an operator's order (P5), and sent as nothing. A state machine that ran it all the same,
+    /// before the order came, says so by its outcome; unless that was an empty one.
+    Skipped { session: Index, sequence: u64 },
     /// Settled without the state machine.
     Settled(Answer),
 }
@@ -130,16 +129,10 @@ impl Walk {
         let Some(admitted) = self.admitted.get_mut(&index) else {
             return;
         };
-        if let Admitted::Command {
-            position,
-            session,
-            sequence,
-        } = *admitted
-        {
-            let outcome = Outcome::skipped(index);
+        if let Admitted::Command { session, sequence } = *admitted {
             self.commands.set(index, false);
             self.table.record_skipped(index, session, sequence);
-            *admitted = Admitted::Settled(Answer::Outcome(position, outcome));
+            *admitted = Admitted::Skipped { session, sequence };
         }
     }
 
@@ -192,19 +185,17 @@ impl Walk {
         {
             self.contradicted.push(index);
         }
+        let (session, sequence) = match &entry.payload {
+            Payload::Command(command) => (command.session, command.sequence),
+            _ => (0, 0),
+        };
+        let skipped = self.table.will_skip(entry.index);
         let admitted = match self.table.admit(entry) {
             Admission::Execute(_) => {
                 self.commands.set(entry.index, true);
-                let (session, sequence) = match &entry.payload {
-                    Payload::Command(command) => (command.session, command.sequence),
-                    _ => (0, 0),
-                };
-                Admitted::Command {
-                    position,
-                    session,
-                    sequence,
-                }
+                Admitted::Command { session, sequence }
             }
+            Admission::Duplicate(_) if skipped => Admitted::Skipped { session, sequence },
             Admission::Duplicate(outcome) => Admitted::Settled(Answer::Outcome(position, outcome)),
             Admission::Refused(SessionRefusal::Expired) => {
                 Admitted::Settled(Answer::SessionExpired)
@@ -234,9 +225,18 @@ impl Walk {
         self.recorded = position.index;
         match self.admitted.remove(&position.index)? {
             Admitted::Settled(answer) => Some(answer),
-            Admitted::Command {
-                session, sequence, ..
-            } => {
+            Admitted::Skipped { session, sequence } => {
+                let nothing = outcome.kind == OutcomeKind::Ok && outcome.data.is_empty();
+                if nothing || outcome.kind == OutcomeKind::AlreadyApplied {
+                    let skipped = Outcome::skipped(position.index);
+                    return Some(Answer::Outcome(position, skipped));
+                }
+                self.contradicted.push(position.index);
+                self.table
+                    .record(position.index, session, sequence, outcome.clone());
+                Some(Answer::Outcome(position, outcome))
+            }
+            Admitted::Command { session, sequence } => {
                 self.table
                     .record(position.index, session, sequence, outcome.clone());
                 Some(Answer::Outcome(position, outcome))
@@ -408,6 +408,43 @@ mod tests {
             bits.set(base + 10_001, true);
             assert!(bits.get(base + 10_001) && !bits.get(base + 5));
         }
+    }
+
+    #[test]
+    fn an_entry_that_ran_before_the_order_came_counts_as_run() {
+        let log = [register(1), command(2, 1, 1), command(3, 1, 1)];
+        let walk = |skipped: bool, outcome: Outcome| {
+            let mut walk = Walk::default();
+            let (_, positions, _) = walk.admit(vec![log[0].clone()]);
+            walk.record(positions[0], said(""));
+            if skipped {
+                walk.skip(2);
+            }
+            let (sent, positions, _) = walk.admit(vec![log[1].clone()]);
+            assert_eq!(is_command(&sent[0]), !skipped);
+            let first = walk.record(positions[0], outcome).unwrap();
+            let (_, positions, _) = walk.admit(vec![log[2].clone()]);
+            let retry = walk.record(positions[0], said("")).unwrap();
+            let told = |answer| match answer {
+                Answer::Outcome(_, outcome) => outcome,
+                other => panic!("{other:?}"),
+            };
+            (
+                told(first),
+                told(retry),
+                walk.contradicted,
+                walk.table.chain(),
+            )
+        };
+        let ran = walk(false, said("done"));
+        let known_too_late = walk(true, said("done"));
+        assert_eq!((&known_too_late.0, &known_too_late.1), (&ran.0, &ran.1));
+        assert_eq!((ran.2, known_too_late.2), (vec![], vec![2]));
+        assert_eq!(known_too_late.3, ran.3, "its chain is that of its state");
+        let never_ran = walk(true, said(""));
+        assert_eq!(never_ran.0, Outcome::skipped(2));
+        assert_eq!(never_ran.1, Outcome::skipped(2));
+        assert!(never_ran.2.is_empty() && never_ran.3 != ran.3);
     }
 
     #[test]

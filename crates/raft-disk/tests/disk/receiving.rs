@@ -39,7 +39,10 @@ fn receiving_goes_on_where_it_was_cut() {
                     store = snapshots(&disk);
                 }
             }
-            assert_eq!(store.begun().unwrap(), Some(offer));
+            // A power cut may take the file as well: nobody had synced its name.
+            let begun = store.begun().unwrap();
+            assert!(begun.is_some() || end > 1);
+            assert!(begun.is_none_or(|(begun, kept)| begun == offer && kept <= cut as u64));
             let receiver = store.receive(offer, CLUSTER, LIMIT).unwrap();
             let offset = receiver.offset();
             assert!(offset <= cut as u64);

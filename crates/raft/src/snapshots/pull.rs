@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use raft_core::{Index, NodeId, Position};
+use raft_core::{Index, MAX_INDEX, NodeId, Position};
 use raft_disk::{SnapshotInfo, SnapshotOffer};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -13,7 +13,8 @@ use super::{PULL_ALARM, Snapshots, joined, sessions_of};
 use crate::ask::Ask;
 use crate::convert;
 use crate::limits::{
-    CONNECT_DEADLINE, DISCOVER_DEADLINE, MAX_SNAPSHOT_BYTES, SNAPSHOT_PART_DEADLINE, SNAPSHOT_PARTS,
+    CONNECT_DEADLINE, DISCOVER_DEADLINE, MAX_SNAPSHOT_BYTES, SNAPSHOT_PART_DEADLINE,
+    SNAPSHOT_PARTS, SNAPSHOT_REFUSED_PAUSE,
 };
 use crate::net::status_line;
 use crate::peers::connect;
@@ -69,6 +70,7 @@ impl Snapshots {
         );
         self.forget_failed_pull();
         self.forget_damage();
+        self.retain().await;
         let snapshot = info.meta;
         let _ = self.inbox.send(Ask::SnapshotReceived { snapshot }).await;
     }
@@ -110,7 +112,9 @@ impl Snapshots {
         let store = self.store.clone();
         let begun = joined(spawn_blocking(move || store.begun())).await?;
         let committed = self.shared.progress.commit();
-        let begun = begun.map(|offer| offer.position);
+        // It gives way to any other.
+        let partial_bytes = begun.map_or(0, |(_, bytes)| bytes);
+        let begun = begun.map(|(offer, _)| offer.position);
         let begun = begun.filter(|begun| begun.index > committed && begun.index >= at_least);
         let position = begun.unwrap_or(position);
         let mut client = connect(&self.shared, from, CONNECT_DEADLINE).await?;
@@ -133,16 +137,20 @@ impl Snapshots {
             file_bytes: offer.file_bytes,
             checksum: offer.checksum,
         };
-        if at.index < at_least {
+        // The core would ignore it, and be offered it again.
+        let too_old = at_least == 0 && at.index <= committed;
+        if too_old || at.index < at_least {
             return Err(format!(
-                "its newest ends with entry {}, and this node needs one up to {at_least}",
-                at.index
+                "its newest ends with entry {}, and this node needs one up to {}",
+                at.index,
+                at_least.max(committed + 1)
             ));
         }
         // Refused before it is fetched, and once more when it is whole: a term that this node has not seen
         // would be taken for its own at its next start.
-        self.check_term(offered.position)?;
-        self.room.check_disk(offered.file_bytes)?;
+        self.check_position(offered.position)?;
+        self.room
+            .check_disk(offered.file_bytes.saturating_sub(partial_bytes))?;
         let store = self.store.clone();
         let receive = move || store.receive(offered, cluster, MAX_SNAPSHOT_BYTES);
         let mut receiver = joined(spawn_blocking(receive)).await?;
@@ -179,15 +187,23 @@ impl Snapshots {
         let snapshots = self.clone();
         let finish = move || {
             receiver.finish(|meta, sessions| {
-                snapshots.check_term(meta.position)?;
+                snapshots.check_position(meta.position)?;
                 sessions_of(meta, sessions).map(drop)
             })
         };
-        joined(spawn_blocking(finish)).await
+        let finished = joined(spawn_blocking(finish)).await;
+        if finished.is_err() {
+            // All of it was for nothing, and the next offer comes at once.
+            tokio::time::sleep(SNAPSHOT_REFUSED_PAUSE).await;
+        }
+        finished
     }
 
-    fn check_term(&self, position: Position) -> Result<(), String> {
+    fn check_position(&self, position: Position) -> Result<(), String> {
         let term = self.shared.standing().term;
+        if position.index > MAX_INDEX {
+            return Err(format!("no log reaches entry {}", position.index));
+        }
         if position.term <= term {
             return Ok(());
         }

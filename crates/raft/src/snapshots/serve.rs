@@ -25,8 +25,13 @@ impl Snapshots {
         let newest = self.newest()?;
         let asked = position
             .filter(|position| *position != newest.meta.position)
-            .and_then(|position| self.store.reader(position).ok())
-            .map(|reader| reader.info().offer());
+            .and_then(|position| match self.store.reader(position) {
+                Ok(reader) => Some(reader.info().offer()),
+                Err(error) => {
+                    self.unreadable(position, &error);
+                    None
+                }
+            });
         Some(asked.unwrap_or_else(|| newest.offer()))
     }
 
@@ -58,7 +63,10 @@ impl Snapshots {
             ))
         };
         let (sender, receiver) = mpsc::channel(SNAPSHOT_PARTS);
-        let reader = self.store.reader(position).map_err(|_| gone())?;
+        let reader = self.store.reader(position).map_err(|error| {
+            self.unreadable(position, &error);
+            gone()
+        })?;
         if reader.info().checksum != checksum {
             return Err(gone());
         }
@@ -93,44 +101,57 @@ pub(super) struct Served(Vec<Serving>);
 struct Serving {
     position: Position,
     at: Instant,
+    /// So many streams of it are open.
+    active: usize,
     /// Somebody was sent all of it.
     whole: bool,
+}
+
+impl Serving {
+    fn is_wanted(&self) -> bool {
+        self.active > 0 || self.at.elapsed() < SNAPSHOT_SERVED
+    }
 }
 
 impl Served {
     /// A peer begins, or goes on. Returns whether it is time to look for damage.
     fn begin(&mut self, position: Position, offset: u64) -> bool {
-        self.0
-            .retain(|served| served.at.elapsed() < SNAPSHOT_SERVED);
-        let (at, whole) = (Instant::now(), false);
+        self.0.retain(Serving::is_wanted);
         let known = self.0.iter_mut().find(|known| known.position == position);
         if let Some(served) = known {
-            served.at = at;
+            served.at = Instant::now();
+            served.active += 1;
             return offset == 0 && std::mem::take(&mut served.whole);
         }
-        if self.0.len() >= MAX_SNAPSHOT_STREAMS {
-            self.0.remove(0);
+        let idle = self.0.iter().position(|served| served.active == 0);
+        if self.0.len() >= MAX_SNAPSHOT_STREAMS
+            && let Some(idle) = idle
+        {
+            self.0.remove(idle);
         }
         self.0.push(Serving {
             position,
-            at,
-            whole,
+            at: Instant::now(),
+            active: 1,
+            whole: false,
         });
         false
     }
 
+    /// A stream has ended.
     fn end(&mut self, position: Position, whole: bool) {
         let known = self.0.iter_mut().find(|known| known.position == position);
         if let Some(served) = known {
             served.at = Instant::now();
+            served.active -= 1;
             served.whole |= whole;
         }
     }
 
     /// What must not be removed yet.
     pub(super) fn wanted(&self) -> Vec<Position> {
-        let recent = self.0.iter().filter(|s| s.at.elapsed() < SNAPSHOT_SERVED);
-        recent.map(|served| served.position).collect()
+        let wanted = self.0.iter().filter(|served| served.is_wanted());
+        wanted.map(|served| served.position).collect()
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::cluster::{Cluster, Process};
 use crate::snapshots::{SOON, leader_of, small, value, write};
 
-/// Flips a byte in the middle of the newest snapshot of a node.
-fn damage_newest(cluster: &Cluster, number: usize) {
+/// Flips a byte in the middle of the newest snapshot of a node, or near its beginning.
+fn damage_newest(cluster: &Cluster, number: usize, part: u64) {
     let folder = cluster.node(number).data.join("raft");
     let snapshots = std::fs::read_dir(folder).unwrap().filter_map(|file| {
         let path = file.unwrap().path();
@@ -20,7 +20,7 @@ fn damage_newest(cluster: &Cluster, number: usize) {
         .write(true)
         .open(newest)
         .unwrap();
-    let middle = file.metadata().unwrap().len() / 2;
+    let middle = file.metadata().unwrap().len() / part;
     let mut byte = [0];
     file.read_exact_at(&mut byte, middle).unwrap();
     file.write_all_at(&[!byte[0]], middle).unwrap();
@@ -52,7 +52,7 @@ fn a_node_that_needs_its_damaged_snapshot_fetches_another() {
         (cluster.status(other)?.first_index > 1).then_some(())
     });
     cluster.kill(other);
-    damage_newest(&cluster, other);
+    damage_newest(&cluster, other, 2);
     // An empty state machine: it can only be brought up from a snapshot.
     std::fs::remove_dir_all(cluster.node(other).data.join("state-machine")).unwrap();
     cluster.start(other);
@@ -66,10 +66,19 @@ fn a_node_that_needs_its_damaged_snapshot_fetches_another() {
 
 #[test]
 fn a_leader_whose_snapshot_is_damaged_takes_another_for_who_needs_it() {
+    a_leader_takes_another(2);
+}
+
+#[test]
+fn a_leader_whose_snapshot_is_damaged_in_its_head_takes_another_too() {
+    a_leader_takes_another(1_500);
+}
+
+fn a_leader_takes_another(part: u64) {
     let (mut cluster, leader, other) = three();
     cluster.kill(other);
     write(&cluster, leader, 0..400);
-    damage_newest(&cluster, leader);
+    damage_newest(&cluster, leader, part);
     cluster.start(other);
     is_level(&cluster, leader, other);
     is_level(&cluster, leader, leader);
