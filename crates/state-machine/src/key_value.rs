@@ -2,7 +2,7 @@
 //!
 //! | entry | result |
 //! | --- | --- |
-//! | `PUT key value` | sets the key |
+//! | `PUT key value` | sets the key, and says so in one word |
 //! | `DELETE key` | removes the key; not found when it is not there |
 //! | `CAS key old new` | sets the key to `new` if its value is `old`; rejected if it is another one, not found when there is none |
 //! | `INCR key [n]` | adds `n`, or 1, to the number in the key, and answers with the sum; a key that is not there counts as 0 |
@@ -48,6 +48,10 @@ pub use watch::{delete_event, parse_watch, put_event, watch};
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 4096;
+
+/// What a PUT comes to. It does not repeat the value: an outcome is written to disk, sent back, and
+/// kept in the table of sessions, and who sent the value knows it.
+const SET: &[u8] = b"Success!";
 
 /// How much of what a client sent is shown back to it in a sentence, in bytes.
 const SHOWN_BYTES: usize = 40;
@@ -161,7 +165,7 @@ pub fn execute<S: Store>(store: &mut S, entry: &[u8]) -> Result<Outcome, S::Erro
     match parse_command(entry) {
         Ok(Command::Put { key, value }) => {
             store.put(key, value)?;
-            Ok(set(key, value))
+            Ok(Outcome::Ok(Bytes::from_static(SET)))
         }
         Ok(Command::Delete { key }) => Ok(if store.delete(key)? {
             Outcome::Ok(said(&[b"Success! Deleted \"", key, b"\""]))
@@ -181,7 +185,13 @@ pub fn execute<S: Store>(store: &mut S, entry: &[u8]) -> Result<Outcome, S::Erro
                 )));
             }
             store.put(key, &new)?;
-            Ok(set(key, &new))
+            Ok(Outcome::Ok(said(&[
+                b"Success! Set \"",
+                key,
+                b"\" to: \"",
+                &new,
+                b"\"",
+            ])))
         }
         Ok(Command::Increment { key, by }) => increment(store, key, by),
         Err(sentence) => Ok(Outcome::Rejected(sentence)),
@@ -375,10 +385,6 @@ fn not_found(key: &[u8]) -> Outcome {
         "Key \"{}\" was not found",
         String::from_utf8_lossy(key)
     ))
-}
-
-fn set(key: &[u8], value: &[u8]) -> Outcome {
-    Outcome::Ok(said(&[b"Success! Set \"", key, b"\" to: \"", value, b"\""]))
 }
 
 fn said(parts: &[&[u8]]) -> Bytes {

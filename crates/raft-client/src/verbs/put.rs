@@ -1,12 +1,19 @@
 //! `raft-client PUT key value...`
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
+use bytes::Bytes;
 use clap::Args;
+use wire::raft::ResultKind;
 
 use super::{Output, joined, key, said, standard_input};
 use crate::client::Client;
 use crate::error::ClientError;
+
+/// What the key-value store says when the key was set. It does not repeat the value, which every node
+/// would have to keep with the outcome; whoever sent it knows it.
+const SET: &[u8] = b"Success!";
 
 /// Sets a key of the key-value store to a value
 #[derive(Debug, Args)]
@@ -49,7 +56,19 @@ impl Put {
     }
 
     pub(super) async fn run(&self, client: &mut Client) -> Result<Output, ClientError> {
-        let reply = client.put_entry(self.entry()?.into()).await?;
+        let entry = Bytes::from(self.entry()?);
+        let reply = client.put_entry(entry.clone()).await?;
+        // Another state machine may say something else, and then that is what is printed.
+        if reply.kind() == ResultKind::Ok && reply.data == SET {
+            return Ok(Output::line(&self.sentence(&entry)));
+        }
         said(reply.kind(), &reply.data)
+    }
+
+    fn sentence(&self, entry: &[u8]) -> Vec<u8> {
+        let key = self.key.as_bytes();
+        let value = entry.get("PUT ".len() + key.len() + " ".len()..);
+        let value = value.unwrap_or_default();
+        [b"Success! Set \"", key, b"\" to: \"", value, b"\""].concat()
     }
 }

@@ -74,7 +74,7 @@ fn results_are_exact() {
     let mut map = Map::default();
     assert_eq!(
         map.run(b"PUT pizzatoppings peporoni peppr cheddar anchoves onn it"),
-        ok(r#"Success! Set "pizzatoppings" to: "peporoni peppr cheddar anchoves onn it""#)
+        ok("Success!")
     );
     assert_eq!(
         map.ask(b"GET pizzatoppings"),
@@ -91,7 +91,7 @@ fn results_are_exact() {
     let gone = Outcome::not_found(r#"Key "pizzatoppings" was not found"#);
     assert_eq!(map.run(b"DELETE pizzatoppings"), gone);
     assert_eq!(map.ask(b"get pizzatoppings"), gone);
-    assert_eq!(map.run(b"put k v"), ok(r#"Success! Set "k" to: "v""#));
+    assert_eq!(map.run(b"put k v"), ok("Success!"));
     assert_eq!(map.run(b"delete k"), ok(r#"Success! Deleted "k""#));
 }
 
@@ -107,8 +107,7 @@ fn a_value_is_every_byte_after_the_space_after_the_key() {
         b"\"quoted\"",
     ] {
         let outcome = map.run(&[b"PUT k ", value].concat());
-        let said = [b"Success! Set \"k\" to: \"", value, b"\""].concat();
-        assert_eq!(outcome, Outcome::ok(said));
+        assert_eq!(outcome, ok("Success!"));
         assert_eq!(map.ask(b"GET k"), Outcome::ok(value.to_vec()));
     }
     let key = "k\u{e9}\u{1F355}".as_bytes();
