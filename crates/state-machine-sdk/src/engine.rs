@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::header::{Binding, HEADER_KEY, Header, decode_outcome, encode_outcome};
+use crate::header::{Binding, HEADER_KEY, Header};
 use crate::history::{Change, History};
 use crate::limits::{MAX_OUTCOME_BYTES, SYNC_AFTER_BYTES};
+use crate::outcomes::{Gathered, Recall};
 use crate::refusal::Refusal;
-use crate::{
-    Durability, DurableStateMachine, Entry, Finish, Limits, Outcome, Snapshot, StorageError,
-};
+use crate::{Durability, DurableStateMachine, Entry, Finish, Limits, Outcome, StorageError};
 
 pub(crate) use transfer::{Restore, export};
 
@@ -270,8 +269,9 @@ impl Engine {
         let mut refusal = None;
         if !old.is_empty() {
             self.machine.read(&mut |snapshot| {
+                let mut recall = Recall::new(snapshot);
                 for BatchEntry { entry, .. } in old {
-                    match self.recall_one(snapshot, entry)? {
+                    match self.recall_one(&mut recall, entry)? {
                         Ok(applied) => outcomes.push(applied),
                         Err(other) => refusal = refusal.take().or(Some(other)),
                     }
@@ -287,7 +287,7 @@ impl Engine {
 
     fn recall_one(
         &self,
-        snapshot: &dyn Snapshot,
+        recall: &mut Recall<'_>,
         entry: &Entry,
     ) -> Result<Result<Applied, Refusal>, StorageError> {
         let other_history = |applied_term| Refusal::OtherHistory {
@@ -301,10 +301,9 @@ impl Engine {
         if entry.index <= self.header.results_floor {
             return Ok(Ok(Applied::Already));
         }
-        let Some(record) = snapshot.record(entry.index)? else {
+        let Some((term, outcome)) = recall.outcome(entry.index)? else {
             return Ok(Ok(Applied::Already));
         };
-        let (term, outcome) = decode_outcome(entry.index, &record)?;
         Ok(if term == entry.term {
             Ok(Applied::Outcome(outcome))
         } else {
@@ -342,6 +341,7 @@ impl Engine {
         let mut panicked = None;
         self.machine
             .transact(durability, &mut |transaction| {
+                let mut gathered = Gathered::default();
                 for BatchEntry { entry, command } in new {
                     let outcome = match command {
                         None => Outcome::Ok(Bytes::new()),
@@ -371,12 +371,14 @@ impl Engine {
                         }
                     };
                     if entry.index > header.results_floor {
-                        transaction
-                            .put_record(entry.index, &encode_outcome(entry.term, &outcome))?;
+                        gathered.push((entry.index, entry.term), &outcome, transaction)?;
                     }
                     outcomes.push(Applied::Outcome(outcome));
                 }
+                gathered.store(transaction)?;
                 if header.results_floor > old_floor {
+                    // By the key, which is the last index in a record: one that is partly above the
+                    // floor stays whole.
                     transaction
                         .remove_records(old_floor.saturating_add(1), header.results_floor)?;
                 }

@@ -1,18 +1,16 @@
-//! The records that the crate keeps in a machine's storage: the header under key 0, and under the
-//! key of each index the outcome of the entry there. No entry has index 0.
+//! The records that the crate keeps in a machine's storage: the header under key 0, and the outcomes
+//! of entries ([`crate::outcomes`]) under the keys of their indices. No entry has index 0.
 
-use bytes::Bytes;
+use crate::{DurableStateMachine, Snapshot, StorageError};
 
-use crate::{DurableStateMachine, Outcome, Snapshot, StorageError};
-
-/// The key of the header; outcomes have the keys from 1.
+/// The key of the header; outcomes have the keys from 1, and are looked for from 1 on.
 pub(crate) const HEADER_KEY: u64 = 0;
 
-/// The layout below. A storage of another one is refused rather than guessed at.
-const FORMAT: u8 = 1;
+/// The layout of all records. A storage of another one is refused rather than guessed at. In layout 1
+/// each outcome had a record of its own.
+const FORMAT: u8 = 2;
 
 const HEADER_BYTES: usize = 1 + 3 * 8 + 2 * 16;
-const OUTCOME_PREFIX_BYTES: usize = 8 + 1;
 
 /// How far the state has come and whom it belongs to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,9 +103,10 @@ impl Header {
 
     /// The header that stands beside the state of a snapshot.
     pub(crate) fn read(snapshot: &dyn Snapshot) -> Result<Self, StorageError> {
-        match snapshot.record(HEADER_KEY)? {
-            Some(bytes) => Self::decode(&bytes),
-            None => Ok(Self::default()),
+        match snapshot.record_from(HEADER_KEY)? {
+            Some((HEADER_KEY, bytes)) => Self::decode(&bytes),
+            // Outcomes without a header would be no reason to take one of them for it.
+            _ => Ok(Self::default()),
         }
     }
 }
@@ -121,34 +120,4 @@ pub fn bound_node_id(machine: &dyn DurableStateMachine) -> Result<Option<u128>, 
     Ok(Header::load(machine)?
         .binding
         .map(|binding| binding.node_id))
-}
-
-/// An outcome with the term of its entry, as a record.
-pub(crate) fn encode_outcome(term: u64, outcome: &Outcome) -> Vec<u8> {
-    let kind = match outcome {
-        Outcome::Ok(_) => 1,
-        Outcome::Rejected(_) => 2,
-        Outcome::NotFound(_) => 3,
-    };
-    let data = outcome.data();
-    let mut bytes = Vec::with_capacity(OUTCOME_PREFIX_BYTES + data.len());
-    bytes.extend_from_slice(&term.to_be_bytes());
-    bytes.push(kind);
-    bytes.extend_from_slice(data);
-    bytes
-}
-
-/// Reads what [`encode_outcome`] wrote.
-pub(crate) fn decode_outcome(index: u64, bytes: &[u8]) -> Result<(u64, Outcome), StorageError> {
-    let damaged = || StorageError::new(format!("the outcome of entry {index} is damaged"));
-    let (term, rest) = bytes.split_first_chunk().ok_or_else(damaged)?;
-    let (kind, data) = rest.split_first().ok_or_else(damaged)?;
-    let sentence = || String::from_utf8(data.to_vec()).map_err(|_| damaged());
-    let outcome = match kind {
-        1 => Outcome::Ok(Bytes::copy_from_slice(data)),
-        2 => Outcome::Rejected(sentence()?),
-        3 => Outcome::NotFound(sentence()?),
-        _ => return Err(damaged()),
-    };
-    Ok((u64::from_be_bytes(*term), outcome))
 }

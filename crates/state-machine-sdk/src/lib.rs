@@ -94,6 +94,9 @@ mod engine_tests;
 mod header;
 mod history;
 mod limits;
+#[cfg(test)]
+mod outcome_tests;
+mod outcomes;
 mod refusal;
 mod serve;
 mod service;
@@ -112,10 +115,11 @@ use bytes::Bytes;
 pub use limits::{
     EXECUTE_WAIT, Limits, MAX_BATCH_BYTES, MAX_BATCH_ENTRIES, MAX_OUTCOME_BYTES, MAX_QUERIES,
     MAX_STREAMS, MAX_VOLATILE_SNAPSHOT_BYTES, MAX_WAITING_QUERIES, MAX_WATCHES,
-    MESSAGE_MARGIN_BYTES, QUERY_WAIT, RESTORE_ROOM_BYTES, SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT,
-    SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNK_WAIT, SNAPSHOT_TURN_WAIT, SNAPSHOT_WAITING_CHUNKS,
-    SYNC_AFTER, SYNC_AFTER_BYTES, SYNC_AFTER_ENTRIES, WATCH_HISTORY_BYTES, WATCH_HISTORY_EVENTS,
-    WATCH_MARK_INTERVAL, WATCH_PIECE, WATCH_WAIT, WATCH_WAITING_BYTES, WATCH_WAITING_REPLIES,
+    MESSAGE_MARGIN_BYTES, OUTCOMES_RECORD_BYTES, QUERY_WAIT, RESTORE_ROOM_BYTES,
+    SHUTDOWN_SYNC_WAIT, SHUTDOWN_WAIT, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNK_WAIT,
+    SNAPSHOT_TURN_WAIT, SNAPSHOT_WAITING_CHUNKS, SYNC_AFTER, SYNC_AFTER_BYTES, SYNC_AFTER_ENTRIES,
+    WATCH_HISTORY_BYTES, WATCH_HISTORY_EVENTS, WATCH_MARK_INTERVAL, WATCH_PIECE, WATCH_WAIT,
+    WATCH_WAITING_BYTES, WATCH_WAITING_REPLIES,
 };
 pub use refusal::{INDEX_HEADER, REASON_HEADER, Refusal};
 pub use serve::{Listen, ServeError, run, serve, termination};
@@ -295,8 +299,10 @@ pub enum Finish {
 
 /// One open transaction of a durable machine.
 ///
-/// The crate keeps its own *records* beside the author's state: bytes under a number. Storing them
-/// in the same transaction as the state is what makes a crash harmless.
+/// The crate keeps its own *records* beside the author's state: bytes under a number, found by their
+/// order. One has up to [`OUTCOMES_RECORD_BYTES`], and more only when a single outcome has: then a few
+/// bytes more than that. Storing them in the same transaction as the state is what makes a crash
+/// harmless.
 pub trait Transaction {
     /// Applies one command within this transaction, and sees what earlier ones in it wrote.
     ///
@@ -331,11 +337,11 @@ pub trait Snapshot {
     /// When the storage fails. A bad query is an outcome, not an error.
     fn query(&self, query: &[u8]) -> Result<Outcome, StorageError>;
 
-    /// The record under a key, if there is one.
+    /// The first record at or after a key, with its own key, if there is one.
     ///
     /// # Errors
     /// When the storage fails.
-    fn record(&self, key: u64) -> Result<Option<Vec<u8>>, StorageError>;
+    fn record_from(&self, key: u64) -> Result<Option<(u64, Vec<u8>)>, StorageError>;
 }
 
 /// What [`DurableStateMachine::transact`] runs inside a transaction.

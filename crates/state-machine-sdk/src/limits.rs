@@ -13,6 +13,10 @@ pub const MAX_BATCH_ENTRIES: u32 = 4096;
 /// outcome is, so this is no setting.
 pub const MAX_OUTCOME_BYTES: usize = 64 << 20;
 
+/// Bytes of one record of outcomes, unless a single outcome is larger: those of one batch share a
+/// record up to here. It is what one look at a small outcome may have to read.
+pub const OUTCOMES_RECORD_BYTES: usize = 1 << 20;
+
 /// What a message may weigh beyond its commands: numbers, tags and lengths of its entries.
 pub const MESSAGE_MARGIN_BYTES: usize = 1 << 20;
 

@@ -217,10 +217,11 @@ impl Snapshot for View {
         key_value::query(self, query)
     }
 
-    fn record(&self, key: u64) -> Result<Option<Vec<u8>>, StorageError> {
+    fn record_from(&self, key: u64) -> Result<Option<(u64, Vec<u8>)>, StorageError> {
         let records = self.0.open_table(RECORDS).map_err(StorageError::new)?;
-        let record = records.get(key).map_err(StorageError::new)?;
-        Ok(record.map(|record| record.value().to_vec()))
+        let first = records.range(key..).map_err(StorageError::new)?.next();
+        let first = first.transpose().map_err(StorageError::new)?;
+        Ok(first.map(|(key, record)| (key.value(), record.value().to_vec())))
     }
 }
 

@@ -188,8 +188,9 @@ impl Snapshot for State {
         Ok(self.counter.query(query))
     }
 
-    fn record(&self, key: u64) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(self.records.get(&key).cloned())
+    fn record_from(&self, key: u64) -> Result<Option<(u64, Vec<u8>)>, StorageError> {
+        let first = self.records.range(key..).next();
+        Ok(first.map(|(key, record)| (*key, record.clone())))
     }
 }
 

@@ -17,8 +17,9 @@ use state_machine_sdk::DurableStateMachine;
 
 use super::writers::Acknowledged;
 
-/// A record of the store is the term, a byte for the kind, and the outcome's bytes.
-const OUTCOME_PREFIX_BYTES: usize = 9;
+/// In a record of the store, before the bytes of each outcome: the term, a byte for the kind, and how
+/// many bytes there are, in four. A record has the outcomes of consecutive indices up to its key.
+const OUTCOME_PREFIX_BYTES: usize = 8 + 1 + 4;
 
 /// One node's disk.
 pub struct Evidence {
@@ -68,11 +69,15 @@ pub fn evidence_of(name: &str, data: &Path) -> Evidence {
     with_store_of(data, |store| {
         store
             .read(&mut |snapshot| {
-                for entry in &log {
-                    let record = snapshot.record(entry.index)?.unwrap_or_default();
-                    if record.len() > OUTCOME_PREFIX_BYTES {
-                        executed.insert(entry.index);
+                let mut from = 1;
+                while let Some((last, record)) = snapshot.record_from(from)? {
+                    let lengths = lengths(&record);
+                    for (back, length) in (0..).zip(lengths.iter().rev()) {
+                        if *length > 0 {
+                            executed.insert(last - back);
+                        }
                     }
+                    from = last + 1;
                 }
                 Ok(())
             })
@@ -83,6 +88,18 @@ pub fn evidence_of(name: &str, data: &Path) -> Evidence {
         log,
         executed,
     }
+}
+
+/// How many bytes each outcome of a record has.
+fn lengths(mut record: &[u8]) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while !record.is_empty() {
+        let length = record[9..OUTCOME_PREFIX_BYTES].try_into().unwrap();
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap();
+        lengths.push(length);
+        record = &record[OUTCOME_PREFIX_BYTES + length..];
+    }
+    lengths
 }
 
 fn copy_of(folder: &Path) -> tempfile::TempDir {
