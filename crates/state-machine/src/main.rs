@@ -17,10 +17,6 @@ use tracing_subscriber::EnvFilter;
 /// Threads for the network. The storage has threads of its own, and there is one connection to serve.
 const WORKER_THREADS: usize = 1;
 
-/// Most of a request is small pieces of memory, taken and given back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How often a start that waits for room on the disk looks again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
