@@ -93,9 +93,21 @@ pub const MAX_WAITING_READS: usize = 16_384;
 /// Watches of clients that are open at the same time.
 pub const MAX_WATCHES: usize = 256;
 
-/// Replies of one watch that wait for its client here. When they do, the state machine's wait too, until
-/// it calls the client too slow.
-pub const WATCH_RELAYED: usize = 8;
+/// Watches of clients that read too slowly are cut: of each, one reply stays with the connection, until
+/// the client reads on or goes. There may be so many of them beside those that stand; the next ones keep
+/// their places.
+pub const MAX_WATCH_STUMPS: usize = 256;
+
+/// Replies of one watch that wait for its client here, in bytes: less than may wait at the state machine.
+/// A larger reply waits alone.
+pub const WATCH_RELAYED_BYTES: usize = 1 << 20;
+
+/// What an event, and a mark, is reckoned to take beside its bytes.
+pub const WATCH_EVENT_OVERHEAD: usize = 128;
+
+/// How long a reply of a watch waits for room. Then the reader is too slow, and the watch ends here; it
+/// may go on where it was. The SDK waits as long, and begins later.
+pub const WATCH_WAIT: Duration = Duration::from_secs(10);
 
 /// A watch ends at a node that has known no leader for so long.
 pub const WATCH_LEADERLESS: Duration = Duration::from_secs(3);

@@ -191,7 +191,7 @@ pub async fn connect_beside(shared: &Shared) -> Result<StateMachineClient<Channe
     // Whoever reads from it learns of its end there.
     let (channel, _ended) = connected.map_err(|_| "no answer".to_owned())??;
     Ok(StateMachineClient::new(channel)
-        .max_decoding_message_size(usize::MAX)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 

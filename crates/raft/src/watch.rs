@@ -7,14 +7,20 @@
 //! own to the state machine: on the one of the epoch, a client that reads slowly would hold Execute up.
 //! Its calls carry the epoch all the same, and its first reply the nonce, so another instance never
 //! answers. The state machine alone knows what it has told; its progress marks are passed on.
+//!
+//! What waits for a client is bounded in bytes, and its place is taken until nothing of it is left. Who
+//! does not read for [`WATCH_WAIT`] is cut: what waits is dropped, and the end names the index that the
+//! client has got to.
+
+mod queue;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use raft_core::{ClusterId, Index};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
@@ -22,11 +28,13 @@ use wire::raft::{self as pb, ErrorKind};
 use wire::state_machine as machine;
 
 use crate::forward::error_status;
-use crate::limits::{FAREWELL, MAX_WATCHES, WATCH_LEADERLESS, WATCH_RELAYED};
+use crate::limits::{FAREWELL, MAX_WATCH_STUMPS, MAX_WATCHES, WATCH_LEADERLESS, WATCH_WAIT};
 use crate::net;
 use crate::say;
 use crate::shared::{Machine, Shared};
 use crate::state_machine;
+
+use self::queue::{NotTaken, Told, queue};
 
 /// How long a watch waits for a state machine that does not answer, before the client is sent to
 /// another node.
@@ -40,16 +48,35 @@ const INDEX_HEADER: &str = "leeky-index";
 pub struct Watches {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
+    stumps: Arc<Semaphore>,
 }
 
 /// The replies of one watch, for its client. Dropping them ends it.
-pub struct Replies(mpsc::Receiver<Result<pb::WatchReply, Status>>);
+pub struct Replies {
+    shared: Arc<Shared>,
+    queue: queue::Receiver,
+}
 
 impl Stream for Replies {
     type Item = Result<pb::WatchReply, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
+        let told = ready!(Pin::new(&mut self.queue).poll_next(cx));
+        Poll::Ready(told.map(|told| match told {
+            Told::Reply(reply) => Ok(reply),
+            Told::End { why, next } => {
+                let sentence = format!(
+                    "the watch has ended at this node: {why}. Everything before index {next} was \
+                     told, and it can go on from there"
+                );
+                Err(error_status(
+                    &self.shared,
+                    ErrorKind::WatchEnded,
+                    &sentence,
+                    next,
+                ))
+            }
+        }))
     }
 }
 
@@ -58,17 +85,27 @@ struct Relay {
     shared: Arc<Shared>,
     epoch: u64,
     from: Streaming<machine::WatchReply>,
-    to: mpsc::Sender<Result<pb::WatchReply, Status>>,
-    /// Everything before this index was told.
+    to: queue::Sender,
+    stumps: Arc<Semaphore>,
+    /// Everything before this index was passed on.
     next: Index,
-    _place: OwnedSemaphorePermit,
+}
+
+/// Why a watch ends.
+enum Why {
+    /// The client is told.
+    Over(String),
+    NotTaken(NotTaken),
 }
 
 impl Watches {
     /// No watch is open.
     pub fn new(shared: Arc<Shared>) -> Watches {
-        let places = Arc::new(Semaphore::new(MAX_WATCHES));
-        Watches { shared, places }
+        Watches {
+            shared,
+            places: Arc::new(Semaphore::new(MAX_WATCHES)),
+            stumps: Arc::new(Semaphore::new(MAX_WATCH_STUMPS)),
+        }
     }
 
     /// Opens a watch. Its first reply is there when this returns.
@@ -100,15 +137,15 @@ impl Watches {
             return Err(self.status(ErrorKind::StateMachineDown, sentence, 0));
         }
         say!(debug, "WATCH", "from {} on", first.index.saturating_add(1));
-        // One more place, so that the end never waits for the client.
-        let (to, replies) = mpsc::channel(WATCH_RELAYED + 1);
+        let next = first.index.saturating_add(1);
+        let (to, queue) = queue(place, next, WATCH_WAIT);
         let relay = Relay {
             shared: self.shared.clone(),
             epoch,
             from,
             to,
-            next: first.index.saturating_add(1),
-            _place: place,
+            stumps: self.stumps.clone(),
+            next,
         };
         let first = pb::WatchReply {
             index: first.index,
@@ -116,7 +153,8 @@ impl Watches {
             cluster_id: wire::id_bytes(cluster.0),
         };
         tokio::spawn(relay.run(first));
-        Ok(Replies(replies))
+        let shared = self.shared.clone();
+        Ok(Replies { shared, queue })
     }
 
     /// Waits, but not long, until every watch has ended and its client was told.
@@ -195,46 +233,54 @@ fn word<'a>(status: &'a Status, header: &str) -> &'a str {
 impl Relay {
     /// Passes on what comes until something ends it, and says what.
     async fn run(mut self, first: pb::WatchReply) {
-        let Ok(last_word) = self.to.clone().try_reserve_owned() else {
-            return;
-        };
-        let _ = self.to.try_send(Ok(first));
         let shared = self.shared.clone();
         let why = tokio::select! {
             biased;
-            why = over(&shared, self.epoch) => why,
-            why = self.pass_on() => why,
+            why = over(&shared, self.epoch) => Why::Over(why),
+            why = self.pass_on(first) => why,
         };
-        let next = self.next;
-        say!(debug, "WATCH-X", "before {next}: {why}");
-        let sentence = format!(
-            "the watch has ended at this node: {why}. Everything before index {next} was told, and it \
-             can go on from there"
-        );
-        let status = error_status(&shared, ErrorKind::WatchEnded, &sentence, next);
-        last_word.send(Err(status));
-        // A daemon that stops waits until the client has been told.
-        let _ = timeout(FAREWELL, self.to.closed()).await;
+        let (sentence, patience) = match why {
+            Why::Over(sentence) => (sentence, WATCH_WAIT),
+            Why::NotTaken(why) => (why.to_string(), Duration::ZERO),
+        };
+        say!(debug, "WATCH-X", "before {}: {sentence}", self.next);
+        // What the state machine has for it is of no use any more; what waits for the client is.
+        let Relay {
+            mut to,
+            stumps,
+            from,
+            ..
+        } = self;
+        drop(from);
+        to.end(sentence);
+        if timeout(patience, to.gone()).await.is_err() {
+            to.cut(&stumps);
+        }
     }
 
-    async fn pass_on(&mut self) -> String {
+    async fn pass_on(&mut self, first: pb::WatchReply) -> Why {
+        if let Err(why) = self.to.push(first).await {
+            return Why::NotTaken(why);
+        }
         loop {
             let reply = tokio::select! {
-                () = self.to.closed() => return "the client has gone".to_owned(),
+                () = self.to.gone() => return Why::NotTaken(NotTaken::Gone),
                 reply = self.from.message() => match reply {
                     Ok(Some(reply)) => reply,
-                    Ok(None) => return "the state machine ended it without a word".to_owned(),
-                    Err(status) => return net::status_line(&status),
+                    Ok(None) => {
+                        return Why::Over("the state machine ended it without a word".to_owned());
+                    }
+                    Err(status) => return Why::Over(net::status_line(&status)),
                 },
             };
             // A mark may repeat what was told; an event may not.
             let marks = u64::from(reply.events.is_empty());
             if reply.index.saturating_add(marks) < self.next {
-                return format!(
+                return Why::Over(format!(
                     "the state machine told of index {} after index {}, and its indices must rise",
                     reply.index,
                     self.next.saturating_sub(1)
-                );
+                ));
             }
             let next = reply.index.saturating_add(1);
             let reply = pb::WatchReply {
@@ -242,8 +288,8 @@ impl Relay {
                 events: reply.events,
                 cluster_id: bytes::Bytes::new(),
             };
-            if self.to.send(Ok(reply)).await.is_err() {
-                return "the client has gone".to_owned();
+            if let Err(why) = self.to.push(reply).await {
+                return Why::NotTaken(why);
             }
             self.next = next;
         }
