@@ -75,7 +75,7 @@ fn a_session_that_nobody_uses_ends_and_one_that_is_kept_alive_does_not() {
 /// A state machine that hangs takes the answers of its node with it. If that node leads, another one does
 /// soon, and clients get theirs there.
 #[test]
-fn leadership_leaves_a_node_whose_state_machine_hangs() {
+fn leadership_leaves_a_node_whose_state_machine_is_gone() {
     let mut cluster = Cluster::new(3);
     cluster.start_all();
     cluster.wait_for_voters(3, SOON);
