@@ -14,7 +14,8 @@ use state_machine_sdk::{Limits, Listen, serve, termination};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-/// Threads for the network. The storage has threads of its own, and there is one connection to serve.
+/// Threads for the network. The storage has threads of its own, and what a call does here is short: the
+/// daemon's connection, and one more for each watch, share one thread, which spares them the hand-over.
 const WORKER_THREADS: usize = 1;
 
 /// How often a start that waits for room on the disk looks again.
