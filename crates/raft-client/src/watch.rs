@@ -25,9 +25,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// When no node has ever answered and every address refuses, waiting longer is of no use.
 const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A watch that stood for so long, or told something, was a success: the time to find another node
-/// begins anew with its end.
-const SETTLED: Duration = Duration::from_secs(1);
+/// A watch that told something, or stood for so long, was a success: the time to find another node
+/// begins anew with its end. A node that knows no leader keeps a watch for 3 s before it says so; this
+/// is more, so that a cluster without a majority does not look like one that has nothing to tell.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// What one entry of the log changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,9 +172,9 @@ impl Watch<'_> {
                     Err(failure) => round.failures.push((address, failure)),
                 }
             }
-            // Nobody who answers has what is wanted, and nobody will have it later.
-            if let Some((address, failure)) = round.compacted() {
-                return Err(failure.into_error(address));
+            // Nobody has what is wanted, and nobody will have it later.
+            if round.all_compacted() {
+                return Err(self.give_up(round));
             }
             let hopeless = round.unresolved.is_empty()
                 && round
@@ -279,6 +280,10 @@ impl Watch<'_> {
     }
 
     fn give_up(&mut self, round: Round) -> ClientError {
+        // Whatever ails the others, this the caller can do something about.
+        if let Some((address, failure)) = round.compacted() {
+            return failure.into_error(address);
+        }
         let most = round
             .failures
             .iter()
@@ -296,18 +301,33 @@ impl Watch<'_> {
 }
 
 impl Round {
+    /// Every node there is has answered, and none keeps what is wanted. One that is away for a moment
+    /// may be the one that does.
+    fn all_compacted(&self) -> bool {
+        let compacted = |(_, failure): &(SocketAddr, Failure)| compacted_before(failure).is_some();
+        self.unresolved.is_empty()
+            && !self.failures.is_empty()
+            && self.failures.iter().all(compacted)
+    }
+
     /// Of those who no longer keep what is wanted, the one who keeps most.
     fn compacted(&self) -> Option<(SocketAddr, Failure)> {
-        let first = |failure: &Failure| match failure {
-            Failure::Refused(refusal) if refusal.kind == ErrorKind::WatchCompacted => {
-                Some(refusal.index)
-            }
-            _ => None,
-        };
         let compacted = self
             .failures
             .iter()
-            .filter(|(_, failure)| first(failure).is_some());
-        compacted.min_by_key(|(_, failure)| first(failure)).cloned()
+            .filter(|(_, failure)| compacted_before(failure).is_some());
+        compacted
+            .min_by_key(|(_, failure)| compacted_before(failure))
+            .cloned()
+    }
+}
+
+/// The first index that a node keeps, when it no longer keeps the one that it was asked for.
+fn compacted_before(failure: &Failure) -> Option<u64> {
+    match failure {
+        Failure::Refused(refusal) if refusal.kind == ErrorKind::WatchCompacted => {
+            Some(refusal.index)
+        }
+        _ => None,
     }
 }

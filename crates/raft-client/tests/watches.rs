@@ -110,6 +110,56 @@ async fn compacted_is_the_answer_only_when_no_node_knows_more() {
 }
 
 #[tokio::test]
+async fn compacted_is_not_the_answer_while_a_node_that_may_know_more_is_away() {
+    for away in [ErrorKind::StateMachineDown, ErrorKind::Overloaded] {
+        let (first, second) = (Fake::start().await, Fake::start().await);
+        for _ in 0..1000 {
+            first.will_tell(vec![Err(refusal_at(ErrorKind::WatchCompacted, 30))]);
+        }
+        second
+            .will_tell(vec![Err(refusal_at(away, 0))])
+            .will_tell(vec![told(4, &[]), told(5, &["a"])]);
+        let mut client = client(&[&first, &second], 5000);
+        let mut watch = client.watch("WATCH".into(), 5);
+        assert_eq!(next(&mut watch).await.unwrap(), changes(5, &["a"]));
+    }
+    // The one that is away stays away: then it is the answer.
+    let (first, second) = (Fake::start().await, Fake::start().await);
+    for _ in 0..1000 {
+        first.will_tell(vec![Err(refusal_at(ErrorKind::WatchCompacted, 30))]);
+    }
+    let begun = std::time::Instant::now();
+    let mut client = client(&[&first, &second], 700);
+    drop(second);
+    let error = next(&mut client.watch("WATCH".into(), 5)).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Compacted { first: 30, .. }),
+        "{error:?}"
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn a_watch_that_stands_for_a_while_and_tells_nothing_is_no_success() {
+    let node = Fake::start().await;
+    *node.node.watch_stands.lock().unwrap() = Duration::from_millis(1200);
+    for _ in 0..1000 {
+        node.will_tell(vec![
+            told(4, &[]),
+            Err(refusal_at(ErrorKind::WatchEnded, 5)),
+        ]);
+    }
+    let mut client = client(&[&node], 2000);
+    let begun = std::time::Instant::now();
+    let error = next(&mut client.watch("WATCH".into(), 5))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut(_)), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
 async fn a_watch_that_nobody_serves_ends_in_time_with_what_was_told() {
     let node = Fake::start().await;
     for _ in 0..1000 {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -48,6 +49,8 @@ pub struct Node {
     pub watched: Mutex<Vec<WatchRequest>>,
     /// What each watch is told, in order; an error ends it, and without one it goes on for ever.
     pub watches: Mutex<VecDeque<Vec<Result<WatchReply, Status>>>>,
+    /// How long a watch stands before it is told an error.
+    pub watch_stands: Mutex<Duration>,
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
     pub status: Mutex<StatusReply>,
@@ -321,6 +324,13 @@ impl Raft for Service {
         self.0.watched.lock().unwrap().push(request.into_inner());
         let replies = self.0.watches.lock().unwrap().pop_front();
         let replies = tokio_stream::iter(replies.unwrap_or_default());
+        let stands = *self.0.watch_stands.lock().unwrap();
+        let replies = replies.then(move |reply| async move {
+            if reply.is_err() {
+                tokio::time::sleep(stands).await;
+            }
+            reply
+        });
         let for_ever = replies.chain(tokio_stream::pending());
         Ok(Response::new(Box::pin(for_ever)))
     }
@@ -372,7 +382,7 @@ pub async fn black_hole() -> (SocketAddr, Box<dyn std::any::Any>) {
     socket.listen(0).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let mut waiting = Vec::new();
-    let patience = std::time::Duration::from_millis(100);
+    let patience = Duration::from_millis(100);
     for _ in 0..16 {
         let connect = tokio::net::TcpStream::connect(address);
         match tokio::time::timeout(patience, connect).await {
