@@ -48,6 +48,8 @@ pub(crate) struct History {
     /// Everything from here on that is applied is kept.
     first: u64,
     applied: u64,
+    /// How often the state has become another one.
+    restores: u64,
     changes: VecDeque<Arc<Change>>,
     events: usize,
     bytes: usize,
@@ -61,6 +63,7 @@ impl History {
             max_bytes: limits.watch_history_bytes,
             first: applied.saturating_add(1),
             applied,
+            restores: 0,
             changes: VecDeque::new(),
             events: 0,
             bytes: 0,
@@ -72,6 +75,12 @@ impl History {
         self.changes.clear();
         (self.events, self.bytes) = (0, 0);
         (self.first, self.applied) = (applied.saturating_add(1), applied);
+        self.restores = self.restores.saturating_add(1);
+    }
+
+    /// How often it has begun again.
+    pub fn restores(&self) -> u64 {
+        self.restores
     }
 
     /// The last index that was applied.

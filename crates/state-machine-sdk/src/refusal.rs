@@ -209,10 +209,10 @@ pub enum Refusal {
         /// The first that is kept.
         first: u64,
     },
-    /// A watch was given up, since its reader does not keep up.
+    /// A watch was given up, since its reader does not keep up. The index to go on from is in
+    /// [`INDEX_HEADER`]; who passes it on has words of its own for that.
     #[error(
-        "the watch was ended, for its reader is too slow{}: everything before index {resume} was \
-         sent, and it may go on from there",
+        "the watch was ended, for its reader is too slow{}",
         kept_from.map(|first| format!(", and the changes before index {first} are no longer kept"))
             .unwrap_or_default()
     )]
@@ -223,10 +223,7 @@ pub enum Refusal {
         kept_from: Option<u64>,
     },
     /// A watch was ended, and not by its reader.
-    #[error(
-        "the watch was ended: {why}. Everything before index {resume} was sent, and it may go on \
-         from there"
-    )]
+    #[error("the watch was ended: {why}")]
     WatchEnded {
         /// The index to go on from.
         resume: u64,

@@ -45,6 +45,8 @@ struct Watcher {
     service: Service,
     epoch: u64,
     filter: Filter,
+    /// Of the history that it reads.
+    restores: u64,
     /// The next index to look at.
     next: u64,
     /// The last index that the reader has heard of.
@@ -64,7 +66,7 @@ impl Service {
         let place = place.map_err(|_| Refusal::TooManyWatches(MAX_WATCHES))?;
         let filter = self.filter(call.query).await?;
 
-        let from = {
+        let (from, restores) = {
             let history = self.shared.history();
             let from = match call.from_index {
                 0 => history.applied().saturating_add(1),
@@ -72,7 +74,7 @@ impl Service {
             };
             let read = history.read(from, 0);
             read.map_err(|Compacted(first)| Refusal::Compacted { from, first })?;
-            from
+            (from, history.restores())
         };
         // One more place, so that the reason of the end never waits for a reader.
         let (sender, receiver) = mpsc::channel(WATCH_WAITING_REPLIES + 1);
@@ -83,6 +85,7 @@ impl Service {
             service: self.clone(),
             epoch,
             filter,
+            restores,
             next: from,
             told: from.saturating_sub(1),
             mark_due: Instant::now() + self.shared.limits.watch_mark_interval,
@@ -135,14 +138,27 @@ impl Watcher {
     async fn run(&mut self) -> Refusal {
         let mut progress = self.service.shared.progress.subscribe();
         let why = loop {
-            let piece = self.service.shared.history().read(self.next, WATCH_PIECE);
+            let (piece, restores) = {
+                let history = self.service.shared.history();
+                (history.read(self.next, WATCH_PIECE), history.restores())
+            };
             let piece = match piece {
                 Ok(piece) => piece,
+                Err(Compacted(first)) if restores != self.restores => {
+                    return Refusal::WatchEnded {
+                        resume: self.next,
+                        why: format!(
+                            "the state was replaced by a snapshot, and what changed before index \
+                             {first} is not known here"
+                        ),
+                    };
+                }
                 Err(Compacted(first)) => {
                     let (resume, kept_from) = (self.next, Some(first));
                     return Refusal::SlowWatcher { resume, kept_from };
                 }
             };
+            self.restores = restores;
             let up_to = piece.up_to;
             if let Err(refusal) = self.tell(piece).await {
                 break refusal;
