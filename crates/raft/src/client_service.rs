@@ -548,7 +548,6 @@ impl Raft for ClientService {
         let request = request.into_inner();
         let deadline = self.deadline(0);
         let cluster = self.check_cluster(&request.cluster_id, deadline).await?;
-        self.check_entry(&request.query)?;
         let replies = self.watches.open(request, cluster, deadline).await;
         replies.map(Response::new)
     }

@@ -36,9 +36,9 @@ use crate::state_machine;
 
 use self::queue::{NotTaken, Told, queue};
 
-/// How long a watch waits for a state machine that does not answer, before the client is sent to
-/// another node.
-const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
+/// How long a watch waits for a leader to be known and for a state machine that does not answer, before
+/// the client is sent to another node.
+const PATIENCE: Duration = Duration::from_millis(1000);
 
 /// The state machine's word for why it refused, and the index that goes with it.
 const REASON_HEADER: &str = "leeky-reason";
@@ -112,18 +112,29 @@ impl Watches {
     ///
     /// # Errors
     /// WATCH_COMPACTED with the first index that can be watched; UNSUPPORTED when the state machine has
-    /// no watches; INVALID when it does not understand the query; OVERLOADED; STATE_MACHINE_DOWN.
+    /// no watches; INVALID when it does not understand the query; TOO_LARGE when that is over
+    /// MaxEntryBytes; OVERLOADED; NO_LEADER; STATE_MACHINE_DOWN.
     pub async fn open(
         &self,
-        request: pb::WatchRequest,
+        mut request: pb::WatchRequest,
         cluster: ClusterId,
         deadline: Instant,
     ) -> Result<Replies, Status> {
+        let (length, limit) = (request.query.len(), self.shared.config.max_entry_bytes);
+        if length > limit {
+            let sentence = format!("the query has {length} bytes, and MaxEntryBytes is {limit}");
+            return Err(self.status(ErrorKind::TooLarge, &sentence, 0));
+        }
         let place = self.places.clone().try_acquire_owned().map_err(|_| {
             let sentence = format!("{MAX_WATCHES} watches are open here: ask another node");
             self.status(ErrorKind::Overloaded, &sentence, 0)
         })?;
-        let machine = self.machine(deadline).await?;
+        let patience = (Instant::now() + PATIENCE).min(deadline);
+        self.led(patience).await?;
+        let machine = self.machine(patience).await?;
+        if request.from_index == 0 {
+            request.from_index = self.from_now_on(&machine);
+        }
         let (asked_from, epoch) = (request.from_index, machine.epoch);
         let opened = timeout_at(deadline, self.ask(&machine, request)).await;
         let (first, from) = opened.unwrap_or_else(|_| {
@@ -131,7 +142,7 @@ impl Watches {
             Err(self.status(ErrorKind::StateMachineDown, sentence, 0))
         })?;
         let strange = first.nonce != machine.nonce || !first.events.is_empty();
-        if strange || (asked_from != 0 && first.index != asked_from - 1) {
+        if strange || first.index.saturating_add(1) != asked_from {
             let sentence = "the state machine began the watch with something else than a mark of this \
                             instance and of the index before the first one";
             return Err(self.status(ErrorKind::StateMachineDown, sentence, 0));
@@ -168,10 +179,28 @@ impl Watches {
         error_status(&self.shared, kind, sentence, index)
     }
 
+    /// A node that knows no leader may be cut off, and nothing would be heard of at it.
+    async fn led(&self, patience: Instant) -> Result<(), Status> {
+        let mut standing = self.shared.standing.subscribe();
+        let led = standing.wait_for(|now| now.leader.is_some());
+        match timeout_at(patience, led).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                let sentence = "no leader is known here, and news may be missing: ask another node";
+                Err(self.status(ErrorKind::NoLeader, sentence, 0))
+            }
+        }
+    }
+
+    /// Behind all that is known to be committed: what this node has yet to catch up with is no news.
+    fn from_now_on(&self, machine: &Machine) -> Index {
+        let known = self.shared.progress.commit().max(machine.applied);
+        known.saturating_add(1)
+    }
+
     /// The state machine, when it is in use.
-    async fn machine(&self, deadline: Instant) -> Result<Machine, Status> {
+    async fn machine(&self, patience: Instant) -> Result<Machine, Status> {
         let mut machine = self.shared.machine.subscribe();
-        let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
         match timeout_at(patience, machine.wait_for(|m| m.client.is_some())).await {
             Ok(Ok(machine)) => Ok(machine.clone()),
             _ => {

@@ -79,6 +79,15 @@ fn alone() -> Cluster {
     cluster
 }
 
+/// Lets the writer end, even when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Puts, and returns the line that a watch has for it.
 fn put(cluster: &Cluster, node: usize, entry: &str) -> String {
     let reply = cluster.put(node, entry).unwrap();
@@ -134,6 +143,7 @@ fn every_change_is_told_once_and_in_order_while_the_nodes_that_tell_it_are_kille
         tokio::runtime::Runtime::new().unwrap(),
     );
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             for number in 0.. {
                 if stop.load(Ordering::Acquire) {
@@ -168,7 +178,6 @@ fn every_change_is_told_once_and_in_order_while_the_nodes_that_tell_it_are_kille
         });
         cluster.kill(nodes[1]);
         watcher.wait_for(watcher.lines().len() + 200);
-        stop.store(true, Ordering::Release);
     });
     watcher.wait_for(count());
     // A moment for what would be too much.
@@ -308,6 +317,12 @@ fn a_node_that_knows_no_leader_sends_those_who_watch_elsewhere() {
     let (kind, _, sentence) = end(next(&cluster, &mut cut_off));
     assert_eq!(kind, ErrorKind::WatchEnded);
     assert!(sentence.contains("no leader is known here"), "{sentence}");
+    assert_eq!(sentence.matches("index ").count(), 1, "{sentence}");
+    // Nor does it take on new ones.
+    for from in [0, 1] {
+        let (kind, _, sentence) = refused(watch(&cluster, follower, from));
+        assert_eq!(kind, ErrorKind::NoLeader, "{sentence}");
+    }
 }
 
 #[test]
@@ -323,14 +338,51 @@ fn those_who_do_not_read_hold_nobody_up() {
     }
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
+    let mut idle = idle.into_iter();
     // One of them begins to read: all is there, in order.
-    for mut late in idle.into_iter().take(1) {
-        for number in 0..24 {
-            let reply = next(&cluster, &mut late).unwrap();
-            let begin = format!("PUT k {number} ");
-            assert!(reply.events[0].starts_with(begin.as_bytes()), "{number}");
+    let mut late = idle.next().unwrap();
+    for number in 0..24 {
+        let reply = next(&cluster, &mut late).unwrap();
+        let begin = format!("PUT k {number} ");
+        assert!(reply.events[0].starts_with(begin.as_bytes()), "{number}");
+    }
+    // The others are cut in time: what they had not taken is dropped, and the end says where that was.
+    std::thread::sleep(Duration::from_secs(12));
+    for mut cut in idle {
+        let mut last = 0;
+        for number in 0.. {
+            match next(&cluster, &mut cut) {
+                Ok(reply) => {
+                    let begin = format!("PUT k {number} ");
+                    assert!(reply.events[0].starts_with(begin.as_bytes()), "{number}");
+                    assert!(number < 20, "nothing was cut");
+                    last = reply.index;
+                }
+                error => {
+                    let (kind, resume, sentence) = end(error);
+                    assert_eq!((kind, resume), (ErrorKind::WatchEnded, last + 1));
+                    assert!(sentence.contains("its reader is too slow"), "{sentence}");
+                    let mut again = watch(&cluster, 1, resume).unwrap();
+                    let reply = next(&cluster, &mut again).unwrap();
+                    let begin = format!("PUT k {number} ");
+                    assert!(reply.events[0].starts_with(begin.as_bytes()), "{number}");
+                    break;
+                }
+            }
         }
     }
+}
+
+#[test]
+fn an_empty_query_is_the_state_machines_to_judge() {
+    let mut cluster = alone();
+    cluster.start_all();
+    cluster.wait_for_voters(1, SOON);
+    let mut client = cluster.client(1);
+    let request = pb::WatchRequest::default();
+    let status = cluster.block_on(async move { client.watch(request).await.unwrap_err() });
+    assert!(!status.message().contains("entry is empty"), "{status:?}");
+    assert_eq!(detail_of(&status).unwrap().kind(), ErrorKind::Invalid);
 }
 
 /// It says nothing of what it changes.
