@@ -31,7 +31,7 @@ pub struct Watch {
     /// What the keys begin with; left out: all keys
     prefix: Option<OsString>,
 
-    /// Begin with the changes of this index of the log; 0 is from now on
+    /// Begin with the changes of this index of the log; 0 is from now on, as far as the node knows
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u64,
 
