@@ -82,9 +82,11 @@ pub struct Client {
     pub(crate) options: Options,
     pub(crate) connections: Connections,
     pub(crate) cluster_id: Bytes,
-    leader: Option<Leader>,
+    pub(crate) leader: Option<Leader>,
     /// The address that answered last.
-    home: Option<SocketAddr>,
+    pub(crate) home: Option<SocketAddr>,
+    /// An address that is asked last: it answered, and then broke off.
+    pub(crate) avoided: Option<SocketAddr>,
     /// A connection to the leader that is being opened beside the calls.
     approach: Option<(Leader, JoinHandle<Result<Channel, ConnectError>>)>,
     session: Option<Session>,
@@ -122,6 +124,7 @@ impl Client {
             cluster_id: Bytes::new(),
             leader: None,
             home: None,
+            avoided: None,
             approach: None,
             session: None,
             redirected: false,
@@ -257,7 +260,7 @@ impl Client {
     }
 
     /// Round after round over all addresses, until one answers for good or the time is up.
-    async fn perform(
+    pub(crate) async fn perform(
         &mut self,
         request: &Request,
         deadline: Instant,
@@ -364,7 +367,9 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let resolved = resolve(&self.options.endpoints, left).await;
         told.unresolved = resolved.unresolved;
-        resolved.addresses
+        let mut addresses = resolved.addresses;
+        addresses.sort_by_key(|address| Some(*address) == self.avoided);
+        addresses
     }
 
     /// Turns to the leader that a node named, if it can be reached; otherwise the queue stays, and
@@ -588,6 +593,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// [`exchange`] answers each request with its own reply; this would be a mistake in it.
-fn mixed_up() -> ClientError {
+pub(crate) fn mixed_up() -> ClientError {
     ClientError::Invalid("a reply of another kind than the request".to_owned())
 }

@@ -1,5 +1,8 @@
 //! What can go wrong, as a sentence for the person and a kind for the program.
 
+use raft_disk::restore::RestoreError;
+use raft_disk::{LockError, SaveError, SnapshotError};
+
 use crate::exit_codes::ExitCode;
 
 /// Why a call failed. Each kind has its own exit code and says what to do.
@@ -74,7 +77,16 @@ pub enum ClientError {
         /// What the node says.
         sentence: String,
     },
-    /// Standard input or output failed.
+    /// No node has sent a whole snapshot. Nothing was saved.
+    #[error("No snapshot: {0}. Nothing was saved; another node, or a longer --timeout, may help")]
+    NoSnapshot(String),
+    /// A file is no intact snapshot.
+    #[error("Damaged: {0}. Use another copy of it")]
+    Damaged(String),
+    /// A file is where another one should be written.
+    #[error("{0}")]
+    InTheWay(String),
+    /// Standard input or output failed, or a file.
     #[error("{0}")]
     Io(String),
 }
@@ -99,8 +111,48 @@ impl ClientError {
             Self::Invalid(_) => ExitCode::Invalid,
             Self::Rejected(_) => ExitCode::Refused,
             Self::NotServing(_) => ExitCode::NotServing,
+            Self::NoSnapshot(_) => ExitCode::NoSnapshot,
+            Self::Damaged(_) => ExitCode::Damaged,
+            Self::InTheWay(_) => ExitCode::InTheWay,
             Self::Io(_) => ExitCode::Io,
             Self::Compacted { .. } => ExitCode::Compacted,
+        }
+    }
+}
+
+impl From<SnapshotError> for ClientError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Damaged { .. } => Self::Damaged(error.to_string()),
+            other => Self::Io(other.to_string()),
+        }
+    }
+}
+
+impl From<SaveError> for ClientError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::Snapshot(error) => error.into(),
+            SaveError::Exists { path } => {
+                Self::InTheWay(format!("{path} is there already. --force replaces it"))
+            }
+            other @ SaveError::Busy { .. } => Self::InTheWay(other.to_string()),
+        }
+    }
+}
+
+impl From<RestoreError> for ClientError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Snapshot(error) => error.into(),
+            RestoreError::Save(error) => error.into(),
+            RestoreError::Unusable { .. } => Self::Damaged(error.to_string()),
+            RestoreError::InTheWay { .. }
+            | RestoreError::NotEmpty { .. }
+            | RestoreError::Running(LockError::Held { .. }) => Self::InTheWay(error.to_string()),
+            RestoreError::Running(LockError::Disk(_)) | RestoreError::Identity(_) => {
+                Self::Io(error.to_string())
+            }
         }
     }
 }

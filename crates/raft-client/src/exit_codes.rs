@@ -23,6 +23,9 @@ pub enum ExitCode {
     NotServing = 16,
     Io = 17,
     Compacted = 18,
+    NoSnapshot = 19,
+    Damaged = 20,
+    InTheWay = 21,
 }
 
 impl ExitCode {
@@ -129,12 +132,27 @@ pub const EXIT_CODES: &[Meaning] = &[
     ),
     meaning(
         ExitCode::Io,
-        "standard input or output failed",
+        "standard input or output failed, or a file",
         "as it was at that moment",
     ),
     meaning(
         ExitCode::Compacted,
         "watch: the changes from that index on are no longer kept; the sentence names the first that are",
+        "-",
+    ),
+    meaning(
+        ExitCode::NoSnapshot,
+        "snapshot save: no node could take one, or send all of it, in time",
+        "-",
+    ),
+    meaning(
+        ExitCode::Damaged,
+        "snapshot: the file is no intact snapshot; the sentence names the byte",
+        "-",
+    ),
+    meaning(
+        ExitCode::InTheWay,
+        "snapshot: the file to save to exists, or the directory to restore to is not empty",
         "-",
     ),
 ];
@@ -220,10 +238,8 @@ mod tests {
             assert_eq!(usize::from(row.code.number()), place);
         }
         // The last variant: one that is added after it and forgotten in the table shows here.
-        assert_eq!(
-            EXIT_CODES.len(),
-            usize::from(ExitCode::Compacted.number()) + 1
-        );
+        let last = ExitCode::InTheWay.number();
+        assert_eq!(EXIT_CODES.len(), usize::from(last) + 1);
         assert_eq!(SEED_CODES.len(), 12);
     }
 }

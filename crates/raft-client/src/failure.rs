@@ -129,6 +129,7 @@ impl Failure {
                 | ErrorKind::LogFull
                 | ErrorKind::WatchCompacted
                 | ErrorKind::WatchEnded
+                | ErrorKind::NoSnapshot
                 | ErrorKind::Unsupported => false,
                 // These can come after the append; to say "failed" could prove a lie.
                 ErrorKind::NoQuorum
@@ -162,6 +163,7 @@ impl Failure {
                 | ErrorKind::Founding
                 | ErrorKind::WatchCompacted
                 | ErrorKind::WatchEnded
+                | ErrorKind::NoSnapshot
                 | ErrorKind::Unspecified => false,
             },
         }
@@ -235,6 +237,7 @@ impl Failure {
                     sentence: told,
                 },
                 ErrorKind::WatchEnded => ClientError::TimedOut(told),
+                ErrorKind::NoSnapshot => ClientError::NoSnapshot(told),
                 ErrorKind::Unsupported
                 | ErrorKind::Invalid
                 | ErrorKind::StaleSequence

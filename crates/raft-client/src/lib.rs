@@ -27,6 +27,11 @@
 //! order of the log. What it counts by is the index: when the node dies, it asks another one for what
 //! comes after the last index that it was told.
 //!
+//! # Saving
+//!
+//! [`Client::save_snapshot`] brings a snapshot of any node into a file. The file, and how a new cluster
+//! begins with it, are `raft-disk`'s: what looks at it and restores it asks no node.
+//!
 //! Requests are values ([`Request`]) and one function carries them, so that a stream can take the
 //! place of single calls without anything else changing.
 
@@ -38,6 +43,7 @@ mod error;
 pub mod exit_codes;
 mod failure;
 mod request;
+mod saving;
 mod survey;
 pub mod verbs;
 mod watch;
@@ -46,5 +52,6 @@ pub use client::{Client, Notice, Options};
 pub use endpoints::{Endpoint, RAFT_PORT, parse_endpoints};
 pub use error::ClientError;
 pub use request::{MESSAGE_BYTES_MAX, Reply, Request};
+pub use saving::SavedParts;
 pub use survey::{NodeRow, Survey};
 pub use watch::{Changes, Watch};

@@ -11,9 +11,11 @@ use tonic::transport::Channel;
 use wire::raft::raft_client::RaftClient;
 use wire::raft::{
     LeaveReply, LeaveRequest, NodeReference, PutEntryReply, PutEntryRequest, QueryReply,
-    QueryRequest, RegisterSessionReply, RegisterSessionRequest, SkipReply, SkipRequest,
-    TransferLeadershipReply, TransferLeadershipRequest,
+    QueryRequest, RegisterSessionReply, RegisterSessionRequest, SaveSnapshotRequest, SkipReply,
+    SkipRequest, TransferLeadershipReply, TransferLeadershipRequest,
 };
+
+use crate::saving::SavedParts;
 
 /// The largest message in either direction, in bytes. Above `MaxEntryBytes` with room to spare, so
 /// that the daemon, which knows the limit, is the one to refuse.
@@ -55,10 +57,12 @@ pub enum Request {
         /// Where the entry stands in the log.
         index: u64,
     },
+    /// Send a snapshot.
+    SaveSnapshot,
 }
 
 /// What a node answers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[allow(missing_docs)] // Each is the reply to the request of its name.
 pub enum Reply {
     RegisterSession(RegisterSessionReply),
@@ -67,6 +71,7 @@ pub enum Reply {
     TransferLeadership(TransferLeadershipReply),
     Leave(LeaveReply),
     Skip(SkipReply),
+    SaveSnapshot(Box<SavedParts>),
 }
 
 impl Request {
@@ -74,7 +79,7 @@ impl Request {
     pub fn may_repeat(&self) -> bool {
         match self {
             // A session that nobody uses expires.
-            Self::RegisterSession | Self::Query { .. } => true,
+            Self::RegisterSession | Self::Query { .. } | Self::SaveSnapshot => true,
             // The cluster tells a repetition by (session, sequence).
             Self::PutEntry { .. } => true,
             Self::Leave { .. } => true,
@@ -94,13 +99,15 @@ impl Request {
             Self::Leave { .. } | Self::TransferLeadership { .. } | Self::Skip { .. } => {
                 Duration::MAX
             }
+            // The state has to be written down first, and who cannot do that says so soon.
+            Self::SaveSnapshot => Duration::MAX,
         }
     }
 
     /// It changes something that a person would ask about: "was it done?"
     pub fn writes(&self) -> bool {
         match self {
-            Self::RegisterSession | Self::Query { .. } => false,
+            Self::RegisterSession | Self::Query { .. } | Self::SaveSnapshot => false,
             Self::PutEntry { .. }
             | Self::Leave { .. }
             | Self::TransferLeadership { .. }
@@ -117,6 +124,7 @@ impl Reply {
             Self::RegisterSession(reply) => &reply.cluster_id,
             Self::PutEntry(reply) => &reply.cluster_id,
             Self::Query(reply) => &reply.cluster_id,
+            Self::SaveSnapshot(parts) => &parts.first.cluster_id,
             Self::TransferLeadership(_) | Self::Leave(_) | Self::Skip(_) => &NONE,
         }
     }
@@ -128,7 +136,7 @@ impl Reply {
             Self::PutEntry(reply) => reply.leader.as_ref(),
             Self::Query(reply) => reply.leader.as_ref(),
             Self::TransferLeadership(reply) => reply.leader.as_ref(),
-            Self::Leave(_) | Self::Skip(_) => None,
+            Self::Leave(_) | Self::Skip(_) | Self::SaveSnapshot(_) => None,
         }
     }
 }
@@ -200,6 +208,16 @@ pub(crate) async fn exchange(
                 timeout_ms,
             };
             Reply::Skip(raft.skip(message).await?.into_inner())
+        }
+        Request::SaveSnapshot => {
+            let message = SaveSnapshotRequest {
+                cluster_id,
+                timeout_ms,
+            };
+            let mut rest = raft.save_snapshot(message).await?.into_inner();
+            let first = rest.message().await?;
+            let first = first.ok_or_else(|| Status::unavailable("it sent nothing"))?;
+            Reply::SaveSnapshot(Box::new(SavedParts { first, rest }))
         }
     })
 }

@@ -32,6 +32,7 @@ pub mod list;
 pub mod put;
 pub mod query;
 pub mod skip;
+pub mod snapshot;
 pub mod status;
 pub mod transfer;
 pub mod watch;
@@ -63,6 +64,7 @@ Examples:
   raft-client leave worker-3
   raft-client transfer worker-2
   raft-client skip 4711
+  raft-client snapshot save pizza.snapshot
   raft-client bench put --duration 30s
   raft-client --endpoints 127.0.0.1,127.0.0.2:6004 --timeout 10s GET pizzatoppings";
 
@@ -105,6 +107,7 @@ enum Verb {
     Leave(leave::Leave),
     Transfer(transfer::Transfer),
     Skip(skip::Skip),
+    Snapshot(snapshot::Snapshot),
     Bench(bench::Bench),
 }
 
@@ -188,6 +191,7 @@ impl CommandLine {
             Verb::Leave(leave) => leave.run(client).await,
             Verb::Transfer(transfer) => transfer.run(client).await,
             Verb::Skip(skip) => skip.run(client).await,
+            Verb::Snapshot(snapshot) => snapshot.run(client).await,
             Verb::Bench(bench) => bench.run(client).await,
         }
     }

@@ -210,6 +210,15 @@ struct Session {
 }
 
 impl SessionTable {
+    /// The table of a cluster that begins with the state of another as of `index`: every session has
+    /// expired, and what came of entries is compared from here on (P5).
+    pub fn empty_as_of(index: Index) -> SessionTable {
+        SessionTable {
+            applied_index: index,
+            ..SessionTable::default()
+        }
+    }
+
     /// The entry up to which the table has been told everything.
     pub fn applied_index(&self) -> Index {
         self.applied_index

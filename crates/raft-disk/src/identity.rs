@@ -172,6 +172,20 @@ impl Identity {
         Ok(read(disk)?.map(|content| content.node_id))
     }
 
+    /// Whether the node of this folder belongs to no cluster, and there is no log: it has promised
+    /// nothing to anybody.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn is_empty_on(disk: &dyn Disk) -> Result<bool, IdentityError> {
+        let names = disk
+            .list()
+            .doing("list the directory of", disk, IDENTITY_FILE)?;
+        let has_log = names.iter().any(|name| segment_number(name).is_some());
+        let bound = read(disk)?.and_then(|content| content.cluster_id);
+        Ok(bound.is_none() && !has_log)
+    }
+
     /// The node.
     pub fn node_id(&self) -> NodeId {
         self.content.node_id

@@ -41,6 +41,7 @@
 //! | [`SnapshotStore`] | `begin`, `newest`, `reader`, `receive`, `retain`, from any thread |
 //! | [`SnapshotWriter`], [`SnapshotReader`] | a state machine's bytes in, and out again, chunk by chunk |
 //! | [`SnapshotReceiver`] | another node's file, with cuts in between |
+//! | [`Saving`], [`restore`] | a snapshot's file outside of any node; a node that begins with one |
 //! | [`Identity`] | node id, cluster, boot counter |
 //! | [`DirectoryLock`], [`retired`] | one daemon per directory; how a node changes its id |
 //!
@@ -101,6 +102,9 @@
 //! and written once more (as with the log, what is read may be memory that was never stored). Another
 //! offer begins anew; there is never more than one partial file. At the end everything is checked
 //! before the file gets its name.
+//!
+//! **Save and restore** (P5). A saved snapshot is the same file, put elsewhere ([`Saving`]). A lost cluster
+//! does not come back from it, its state does, as the beginning of a new cluster: [`restore`].
 //!
 //! ## Torn, or damaged
 //!
@@ -187,6 +191,7 @@ mod reader;
 mod real;
 mod recover;
 mod replay;
+pub mod restore;
 pub mod retired;
 mod row;
 mod segment;
@@ -203,9 +208,9 @@ pub use real::RealDisk;
 pub use recover::OpenError;
 pub use sim::SimDisk;
 pub use snapshot::{
-    DamagedSnapshot, MAX_FORMAT_BYTES, MAX_SNAPSHOT_HEAD_BYTES, SNAPSHOT_CHUNK_BYTES,
-    SNAPSHOT_SYNC_BYTES, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotOptions,
-    SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter,
+    DamagedSnapshot, MAX_FORMAT_BYTES, MAX_SNAPSHOT_HEAD_BYTES, PART_SUFFIX, SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_SYNC_BYTES, SaveError, Saving, SnapshotError, SnapshotInfo, SnapshotOffer,
+    SnapshotOptions, SnapshotReader, SnapshotReceiver, SnapshotStore, SnapshotWriter,
 };
 pub use store::{LogStore, MIN_SEGMENT_BYTES, Options, SEGMENT_BYTES, WriteError};
 pub use thread::{

@@ -18,10 +18,11 @@ const ZERO_CHUNK_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     directory: PathBuf,
+    read_only: bool,
 }
 
 #[derive(Debug)]
-struct RealFile(File);
+pub(crate) struct RealFile(pub File);
 
 impl RealDisk {
     /// Uses `directory`, and makes it first if it is missing.
@@ -35,7 +36,19 @@ impl RealDisk {
             path: directory.display().to_string(),
             source,
         })?;
-        Ok(RealDisk { directory })
+        Ok(RealDisk {
+            directory,
+            read_only: false,
+        })
+    }
+
+    /// Uses a directory as it is, to look at what is there: its files are opened for reading alone,
+    /// so that files which may not be written to can be read.
+    pub fn read_only(directory: impl Into<PathBuf>) -> RealDisk {
+        RealDisk {
+            directory: directory.into(),
+            read_only: true,
+        }
     }
 
     /// The directory.
@@ -103,9 +116,11 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.directory.join(name);
-        Ok(Arc::new(RealFile(
-            OpenOptions::new().read(true).write(true).open(path)?,
-        )))
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!self.read_only)
+            .open(path)?;
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

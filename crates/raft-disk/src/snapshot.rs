@@ -4,6 +4,7 @@ mod file;
 mod format;
 mod reader;
 mod receiver;
+mod saving;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use receiver::Receiving;
 
 pub use reader::SnapshotReader;
 pub use receiver::{SnapshotOffer, SnapshotReceiver};
+pub use saving::{PART_SUFFIX, SaveError, Saving};
 pub use writer::SnapshotWriter;
 
 /// The longest chunk: what is checked, and held in memory, at once.

@@ -564,6 +564,7 @@ impl Apply {
             machine.client = Some(connection.client.clone());
             machine.nonce = hello.nonce;
             machine.applied = hello.applied_index;
+            machine.takes_snapshots = !hello.snapshot_formats.is_empty();
             machine.title = format!("{} {}", hello.name, hello.version)
                 .trim()
                 .to_owned();

@@ -14,11 +14,12 @@ use wire::raft::{self as pb, ErrorKind};
 
 use crate::ask::Ask;
 use crate::forward::{Again, Broken, Forwarder, Route};
-use crate::limits::{LEAVE_WAIT, MAX_CLIENT_WAIT, TRANSFER_DEADLINE};
+use crate::limits::{LEAVE_WAIT, MAX_CLIENT_WAIT, MAX_SAVE_WAIT, SAVE_CONFIRM, TRANSFER_DEADLINE};
 use crate::membership::View;
 use crate::reads::Reads;
 use crate::say;
 use crate::shared::Shared;
+use crate::snapshots::{SavedParts, Snapshots};
 use crate::status;
 use crate::waiters::{Answer, Waiters, Waiting};
 use crate::watch::{Replies, Watches};
@@ -32,6 +33,7 @@ pub struct ClientService {
     waiting: Waiting,
     waiters: Arc<Waiters>,
     watches: Watches,
+    snapshots: Snapshots,
     view: tokio::sync::watch::Receiver<Arc<View>>,
 }
 
@@ -47,6 +49,7 @@ impl ClientService {
         shared: Arc<Shared>,
         inbox: mpsc::Sender<Ask>,
         waiters: Arc<Waiters>,
+        snapshots: Snapshots,
         view: tokio::sync::watch::Receiver<Arc<View>>,
     ) -> ClientService {
         let config = &shared.config;
@@ -57,6 +60,7 @@ impl ClientService {
             inbox,
             waiters,
             watches: Watches::new(shared.clone()),
+            snapshots,
             view,
             shared,
         }
@@ -68,9 +72,13 @@ impl ClientService {
     }
 
     fn deadline(&self, timeout_ms: u32) -> Instant {
+        self.deadline_within(timeout_ms, MAX_CLIENT_WAIT)
+    }
+
+    fn deadline_within(&self, timeout_ms: u32, most: Duration) -> Instant {
         let wait = match timeout_ms {
             0 => self.shared.config.rpc_timeout,
-            ms => Duration::from_millis(ms.into()).min(MAX_CLIENT_WAIT),
+            ms => Duration::from_millis(ms.into()).min(most),
         };
         Instant::now() + wait
     }
@@ -474,6 +482,26 @@ impl Raft for ClientService {
         Ok(Response::new(
             status::status(&self.shared, &self.inbox, &view).await,
         ))
+    }
+
+    type SaveSnapshotStream = SavedParts;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<SavedParts>, Status> {
+        let request = request.into_inner();
+        let deadline = self.deadline_within(request.timeout_ms, MAX_SAVE_WAIT);
+        let confirm = deadline.min(Instant::now() + SAVE_CONFIRM);
+        self.check_cluster(&request.cluster_id, confirm).await?;
+        let saved = async {
+            let index = self.reads.read_index(confirm).await?;
+            self.snapshots.save(index, deadline).await
+        };
+        let parts = saved
+            .await
+            .map_err(|(kind, sentence)| self.forwarder.status(kind, &sentence))?;
+        Ok(Response::new(parts))
     }
 
     async fn transfer_leadership(

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use config::Config;
 use raft_core::{ClusterId, Entry, Index, NodeId, Persisted, Position, Recovered, Write};
+use raft_disk::restore::Restore;
 use raft_disk::{
     DirectoryLock, DiskThread, Identity, LogReader, LogStore, RealDisk, SnapshotOptions,
     SnapshotStore, WriteError, retired,
@@ -15,6 +16,7 @@ use raft_disk::{
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::say;
 use crate::shared::{Ending, Shared, locked};
 
 /// The folder of `raft` in the data directory.
@@ -80,6 +82,21 @@ impl Directory {
     pub fn node_id(&self) -> anyhow::Result<Option<NodeId>> {
         Ok(Identity::node_id_on(&*self.disk)?)
     }
+
+    /// The path of a snapshot that waits to be restored here, while this node is empty (P5).
+    ///
+    /// # Errors
+    /// It is damaged, or the disk refused.
+    pub fn to_restore(&self, config: &Config) -> anyhow::Result<Option<String>> {
+        let waiting = waiting(config)?.map(|waiting| waiting.path());
+        let is_empty = Identity::is_empty_on(&*self.disk)?;
+        Ok(waiting.filter(|_| is_empty))
+    }
+}
+
+fn waiting(config: &Config) -> anyhow::Result<Option<Restore>> {
+    let data = RealDisk::read_only(&config.data_dir);
+    Ok(Restore::waiting(Arc::new(data))?)
 }
 
 /// A log that was opened, and whose it is.
@@ -109,9 +126,26 @@ pub fn open(
         tail_cache_bytes: config.log_cache_bytes,
         lay_out_ahead: true,
     };
+    let restore = waiting(config)?;
+    if let Some(restore) = &restore {
+        let cluster = ClusterId(rand::random());
+        let folder = directory.disk.clone();
+        restore.begin_anew(&identity, folder, SnapshotOptions::default(), cluster)?;
+    }
     let snapshots = SnapshotStore::open(directory.disk.clone(), SnapshotOptions::default())?;
     let (store, recovered) = LogStore::open(directory.disk.clone(), options)?;
     identity.settle(recovered.cluster_id)?;
+    if let Some(restore) = restore {
+        let old = restore.finish(&recovered)?.meta;
+        say!(
+            info,
+            "RESTORE",
+            "a new cluster begins with the state of cluster {} as of {} [TERM={}]",
+            old.cluster_id,
+            old.position.index,
+            old.position.term
+        );
+    }
     identity.next_boot()?;
     Ok(Opened {
         identity,

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::Config;
 use raft_core::{ClusterId, RoleName};
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
@@ -22,9 +23,10 @@ use tokio::time::Instant;
 use crate::ask::Ask;
 use crate::discover::{Disk, discover, discover_at};
 use crate::limits::{
-    DISCOVER_DEADLINE, DISCOVER_INTERVAL, MAX_DISCOVERED, OTHERS_INTERVAL, UNANNOUNCED_WINDOWS,
+    DISCOVER_DEADLINE, DISCOVER_INTERVAL, MAX_DISCOVERED, OTHERS_INTERVAL, RESTORE_PATIENCE,
+    UNANNOUNCED_WINDOWS,
 };
-use crate::membership::View;
+use crate::membership::{self, View};
 use crate::say;
 use crate::shared::{Shared, locked};
 
@@ -179,6 +181,23 @@ pub async fn run(
         }
     }
     locked(&shared.founding).clear();
+}
+
+/// Whether this node may begin a cluster with the snapshot that waits at `path` (P5): who may found one
+/// may. No second node is waited for: whoever put the file there has said that a cluster is to begin.
+///
+/// # Errors
+/// A sentence for whoever put it there.
+pub async fn may_restore(config: &Config, path: &str) -> anyhow::Result<()> {
+    let allowed = config.found_alone
+        || (config.introducer && membership::is_first_introducer(config, RESTORE_PATIENCE).await);
+    if allowed {
+        return Ok(());
+    }
+    anyhow::bail!(
+        "{path} waits to be restored, and only the first introducer, or a node with FoundAlone, may begin \
+         a cluster: put it into that node's data directory, or remove it and this node waits to be taken in"
+    )
 }
 
 fn tell(shared: &Shared, standing: &str, why: &str, said: &mut String) {

@@ -36,7 +36,7 @@
 //!
 //! ## What is left out
 //!
-//! Saving and restoring snapshots by hand; TLS.
+//! TLS; the repair of a damaged log from peers (D6).
 
 pub mod accept;
 pub mod addresses;

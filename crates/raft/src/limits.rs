@@ -157,6 +157,20 @@ pub const SNAPSHOT_REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// The largest file of a snapshot that is accepted from a peer.
 pub const MAX_SNAPSHOT_BYTES: u64 = 1 << 40;
 
+/// Of those, so many go to clients: the rest is for peers, which the cluster waits for.
+pub const MAX_SAVES: usize = 2;
+
+/// Longest wait for a snapshot that a client may ask for: a large state takes its time to be written
+/// down.
+pub const MAX_SAVE_WAIT: Duration = Duration::from_secs(3600);
+
+/// A leader is asked for so long what the snapshot must hold. Then the client is sent to another node.
+pub const SAVE_CONFIRM: Duration = Duration::from_secs(1);
+
+/// How long a node with a snapshot to restore waits for its `member` to say that it is the first
+/// introducer.
+pub const RESTORE_PATIENCE: Duration = Duration::from_secs(15);
+
 /// A snapshot that a peer pulls is kept for so long after the last part, so that it can go on with it.
 pub const SNAPSHOT_SERVED: Duration = Duration::from_secs(60);
 

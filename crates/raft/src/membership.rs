@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use raft_core::{ClusterId, NodeId};
@@ -118,6 +119,30 @@ pub async fn first_contact(config: &Config, retired: Option<NodeId>) -> NodeId {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(MEMBER_BACKOFF.1);
     }
+}
+
+/// Whether `member` says, before `patience` is over, that this node is the first of its introducers (F3): their
+/// names may take a moment to resolve.
+pub async fn is_first_introducer(config: &Config, patience: Duration) -> bool {
+    let says_so = async || {
+        let mut client = connect(config).await?;
+        let mut changes = within(client.watch(pb::WatchRequest {})).await?;
+        while let Ok(Some(reply)) = changes.message().await {
+            if reply.first_introducer {
+                return Ok(());
+            }
+        }
+        Err::<(), String>("it ended the stream".to_owned())
+    };
+    let mut wait = MEMBER_BACKOFF.0;
+    let asked = async {
+        while let Err(reason) = says_so().await {
+            tracing::debug!("member does not say whether this node may found: {reason}");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(MEMBER_BACKOFF.1);
+        }
+    };
+    tokio::time::timeout(patience, asked).await.is_ok()
 }
 
 /// Follows the member map for as long as the daemon runs.

@@ -21,7 +21,7 @@ use crate::shared::{Machine, Shared};
 
 /// How long a query waits for a state machine that does not answer, before the client is sent to
 /// another node. A restart of the state machine takes less.
-const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
+pub const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
 
 /// A query that failed in an epoch that goes on is tried again after this.
 const QUERY_RETRY: Duration = Duration::from_millis(20);
@@ -33,7 +33,7 @@ pub struct Reads {
     places: Semaphore,
 }
 
-/// A query that came to nothing.
+/// What was asked for came to nothing.
 pub type Failure = (ErrorKind, String);
 
 impl Reads {
@@ -102,7 +102,11 @@ impl Reads {
         }
     }
 
-    async fn read_index(&self, deadline: Instant) -> Result<Index, Failure> {
+    /// An index that holds everything which was acknowledged before this was asked (R2).
+    ///
+    /// # Errors
+    /// A kind and a sentence: no leader confirmed it in time.
+    pub async fn read_index(&self, deadline: Instant) -> Result<Index, Failure> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask::ReadIndex { deadline, reply };
         let asked = async {

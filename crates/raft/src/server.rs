@@ -105,6 +105,12 @@ pub async fn run(
             () = &mut shutdown => return Ok(Ending::Stopped),
         },
     };
+    if let Some(waiting) = directory.to_restore(&config)? {
+        tokio::select! {
+            allowed = founding::may_restore(&config, &waiting) => allowed?,
+            () = &mut shutdown => return Ok(Ending::Stopped),
+        }
+    }
     let daemon = Daemon::start(config, directory, member).await?;
     let server = daemon.serve(rpc).await;
     let web =
@@ -229,6 +235,7 @@ impl Daemon {
                 shared.clone(),
                 inbox.clone(),
                 waiters,
+                snapshots.clone(),
                 view,
             )),
             peers: PeerService::new(shared.clone(), inbox.clone(), room, snapshots, streams),

@@ -42,6 +42,8 @@ pub struct Machine {
     pub applied: Index,
     /// "name version", for people.
     pub title: String,
+    /// It can write its state down.
+    pub takes_snapshots: bool,
 }
 
 /// Why the daemon ends.

@@ -1,5 +1,5 @@
 //! Snapshots of the state machine: taken, kept, served to peers, pulled from the leader, given back to a
-//! state machine that lacks what is in the log no more (§7; rules S4, W2, P3).
+//! state machine that lacks what is in the log no more, saved by clients (§7; rules S4, W2, P3, P5).
 //!
 //! A snapshot is one index: the state machine's bytes, the session table, the configuration, the log's
 //! time, all as of it. It is taken at the border of two batches of digest_commits, which goes on as soon
@@ -11,16 +11,17 @@
 
 mod pull;
 mod restore;
+mod save;
 mod serve;
 
 use std::fmt::Display;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft_core::{Index, Position, SessionTable, SnapshotMeta};
 use raft_disk::{SnapshotError, SnapshotInfo, SnapshotStore};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -29,7 +30,7 @@ use wire::state_machine as machine;
 use crate::ask::Ask;
 use crate::disk::Disk;
 use crate::limits::{
-    KEPT_FOR_OTHERS, MAX_SNAPSHOT_CHUNK_BYTES, MAX_SNAPSHOT_STREAMS, SNAPSHOT_BACKOFF,
+    KEPT_FOR_OTHERS, MAX_SAVES, MAX_SNAPSHOT_CHUNK_BYTES, MAX_SNAPSHOT_STREAMS, SNAPSHOT_BACKOFF,
     SNAPSHOT_PART_DEADLINE, SNAPSHOT_PARTS,
 };
 use crate::net::status_line;
@@ -39,6 +40,8 @@ use crate::say;
 use crate::shared::{Shared, locked};
 use crate::walk::Walk;
 use serve::Served;
+
+pub use save::SavedParts;
 
 /// Names of alarms.
 const TAKE_ALARM: &str = "snapshot";
@@ -72,6 +75,12 @@ struct State {
     served: Mutex<Served>,
     /// So many are sent at a time.
     sending: Arc<Semaphore>,
+    /// So many of them to clients.
+    saving: Arc<Semaphore>,
+    /// Somebody waits for a snapshot that reaches this index.
+    wanted: AtomicU64,
+    /// Told with every attempt to take one, once it is over: why it failed, if it did.
+    attempts: watch::Sender<Option<String>>,
 }
 
 /// What is to be written as one snapshot.
@@ -109,6 +118,9 @@ impl Snapshots {
             pull_failed: AtomicBool::new(false),
             served: Mutex::default(),
             sending: Arc::new(Semaphore::new(MAX_SNAPSHOT_STREAMS)),
+            saving: Arc::new(Semaphore::new(MAX_SAVES)),
+            wanted: AtomicU64::new(0),
+            attempts: watch::Sender::new(None),
         };
         Snapshots {
             store,
@@ -184,6 +196,9 @@ impl Snapshots {
         if self.state.taking.available_permits() == 0 {
             return false;
         }
+        if self.is_wanted(applied) {
+            return true;
+        }
         let backing_off = locked(&self.state.not_before).is_some_and(|at| Instant::now() < at);
         if backing_off {
             return false;
@@ -216,7 +231,8 @@ impl Snapshots {
         tokio::spawn(async move {
             let position = taken.meta.position;
             let began = Instant::now();
-            match snapshots.write_all(taken).await {
+            let written = snapshots.write_all(taken).await;
+            match written {
                 Ok(info) => {
                     say!(
                         info,
@@ -230,10 +246,15 @@ impl Snapshots {
                     snapshots.shared.alarm(TAKE_ALARM, None);
                     snapshots.forget_damage();
                     snapshots.complete(info.meta).await;
+                    // Who is told, and wants a later one, finds that it may be taken.
+                    drop(under_way);
+                    snapshots.state.attempts.send_replace(None);
                 }
-                Err(reason) => snapshots.not_taken(&reason),
+                Err(reason) => {
+                    drop(under_way);
+                    snapshots.not_taken(&reason);
+                }
             }
-            drop(under_way);
         });
     }
 
@@ -247,6 +268,7 @@ impl Snapshots {
         });
         let sentence = format!("no snapshot could be taken, so the log grows on: {reason}");
         self.shared.alarm(TAKE_ALARM, Some(sentence));
+        self.not_to_be_had(reason);
     }
 
     /// Removes what is older than the newest, unless a peer may come back for the rest of it.

@@ -133,7 +133,7 @@ impl Watches {
         self.led(patience).await?;
         let machine = self.machine(patience).await?;
         if request.from_index == 0 {
-            request.from_index = self.from_now_on(&machine);
+            request.from_index = self.behind_all_known(&machine);
         }
         let (asked_from, epoch) = (request.from_index, machine.epoch);
         let opened = timeout_at(deadline, self.ask(&machine, request)).await;
@@ -193,7 +193,7 @@ impl Watches {
     }
 
     /// Behind all that is known to be committed: what this node has yet to catch up with is no news.
-    fn from_now_on(&self, machine: &Machine) -> Index {
+    fn behind_all_known(&self, machine: &Machine) -> Index {
         let known = self.shared.progress.commit().max(machine.applied);
         known.saturating_add(1)
     }

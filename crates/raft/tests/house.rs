@@ -57,7 +57,9 @@ fn may_depend_on() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("raft", &["raft-core", "raft-disk", "wire", "config"]),
         ("state-machine-sdk", &["wire"]),
         ("state-machine", &["state-machine-sdk", "config"]),
-        ("raft-client", &["wire", "config"]),
+        // A saved snapshot is the file that a node keeps: who looks at it, or puts it where a node begins
+        // with it, reads it as the node does.
+        ("raft-client", &["wire", "config", "raft-disk", "raft-core"]),
     ])
 }
 

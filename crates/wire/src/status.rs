@@ -18,6 +18,7 @@ pub fn code_of(kind: ErrorKind) -> Code {
         | ErrorKind::NoQuorum
         | ErrorKind::StateMachineDown
         | ErrorKind::NoCluster
+        | ErrorKind::NoSnapshot
         | ErrorKind::Founding
         | ErrorKind::WatchEnded => Code::Unavailable,
         ErrorKind::NotLeader

@@ -91,6 +91,7 @@ fn label_of(kind: ErrorKind) -> &'static str {
         ErrorKind::WatchCompacted => "watch-compacted",
         ErrorKind::WatchEnded => "watch-ended",
         ErrorKind::Unsupported => "unsupported",
+        ErrorKind::NoSnapshot => "no-snapshot",
         ErrorKind::Unspecified => "unspecified",
     }
 }

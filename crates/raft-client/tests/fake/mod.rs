@@ -51,6 +51,9 @@ pub struct Node {
     pub watches: Mutex<VecDeque<Vec<Result<WatchReply, Status>>>>,
     /// How long a watch stands before it is told an error.
     pub watch_stands: Mutex<Duration>,
+    /// What is streamed to each call of SaveSnapshot, in order; afterwards there is no snapshot.
+    pub saves: Mutex<VecDeque<Vec<Result<SavedPart, Status>>>>,
+    pub saved: Mutex<Vec<SaveSnapshotRequest>>,
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
     pub status: Mutex<StatusReply>,
@@ -313,6 +316,19 @@ impl Raft for Service {
         self.0.skips.lock().unwrap().push(request.into_inner());
         self.step(&self.0.steps).await?;
         Ok(Response::new(SkipReply { index: 42 }))
+    }
+
+    type SaveSnapshotStream = tokio_stream::Iter<std::vec::IntoIter<Result<SavedPart, Status>>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        self.0.saved.lock().unwrap().push(request.into_inner());
+        match self.0.saves.lock().unwrap().pop_front() {
+            Some(parts) => Ok(Response::new(tokio_stream::iter(parts))),
+            None => Err(refusal(ErrorKind::NoSnapshot, "there is none")),
+        }
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchReply, Status>> + Send>>;

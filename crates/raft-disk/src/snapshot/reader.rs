@@ -1,10 +1,14 @@
 //! Reading a snapshot: for the state machine, and for a peer.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use raft_core::SnapshotMeta;
+use raft_core::sessions::BadTable;
+use raft_core::{SessionTable, SnapshotMeta};
 
 use super::file::{File, Judged};
 use super::{SnapshotError, SnapshotInfo};
+use crate::disk::{Disk, Doing};
 
 /// Reads one complete snapshot, from any thread. It holds the file: removing the snapshot, or
 /// putting another in its place, changes nothing for it.
@@ -15,6 +19,13 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
+    /// Opens the file of a snapshot by its name on `disk`.
+    pub(crate) fn on(disk: Arc<dyn Disk>, name: &str) -> Result<SnapshotReader, SnapshotError> {
+        let file = disk.open(name).doing("open", &*disk, name)?;
+        let name = name.to_owned();
+        SnapshotReader::open(File { disk, name, file })
+    }
+
     pub(super) fn open(file: File) -> Result<SnapshotReader, SnapshotError> {
         let judged = file.judge().map_err(|trouble| trouble.of(file.path()))?;
         Ok(SnapshotReader { file, judged })
@@ -38,6 +49,14 @@ impl SnapshotReader {
     /// What the daemon kept beside the state machine's bytes.
     pub fn sessions(&self) -> &Bytes {
         &self.judged.head.sessions
+    }
+
+    /// How many sessions are open in it.
+    ///
+    /// # Errors
+    /// The bytes of its sessions are no session table.
+    pub fn session_count(&self) -> Result<usize, BadTable> {
+        Ok(SessionTable::decode(self.sessions().clone())?.len())
     }
 
     /// How many chunks of the state machine's bytes there are.

@@ -14,5 +14,6 @@ mod model;
 mod power_cuts;
 mod reading;
 mod receiving;
+mod restoring;
 mod snapshots;
 mod switch;

@@ -71,6 +71,7 @@ impl Snapshots {
         self.forget_failed_pull();
         self.forget_damage();
         self.retain().await;
+        self.state.attempts.send_replace(None);
         let snapshot = info.meta;
         let _ = self.inbox.send(Ask::SnapshotReceived { snapshot }).await;
     }

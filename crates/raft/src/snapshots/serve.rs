@@ -1,5 +1,6 @@
 //! Serving this node's snapshots to peers that are further behind than the log reaches.
 
+use bytes::Bytes;
 use raft_core::Position;
 use raft_disk::SnapshotOffer;
 use tokio::runtime::Handle;
@@ -75,7 +76,9 @@ impl Snapshots {
         }
         let state = self.state.clone();
         spawn_blocking(move || {
-            let whole = send_parts(&reader, offset, &sender, &permit);
+            let whole = send_parts(&reader, offset, &sender, &permit, |offset, data| {
+                pb::SnapshotPart { offset, data }
+            });
             locked(&state.served).end(position, whole);
         });
         Ok(ReceiverStream::new(receiver))
@@ -156,20 +159,20 @@ impl Served {
 }
 
 /// Returns whether all of it was sent.
-fn send_parts(
+pub(super) fn send_parts<M: Send>(
     reader: &raft_disk::SnapshotReader,
     mut offset: u64,
-    sender: &mpsc::Sender<Result<pb::SnapshotPart, tonic::Status>>,
+    sender: &mpsc::Sender<Result<M, tonic::Status>>,
     _permit: &OwnedSemaphorePermit,
+    message: impl Fn(u64, Bytes) -> M,
 ) -> bool {
     let runtime = Handle::current();
     while offset < reader.info().file_bytes {
-        let part = match reader.read_raw(offset, SNAPSHOT_PART_BYTES) {
+        let (length, part) = match reader.read_raw(offset, SNAPSHOT_PART_BYTES) {
             Ok(data) if data.is_empty() => return false,
-            Ok(data) => Ok(pb::SnapshotPart { offset, data }),
-            Err(error) => Err(tonic::Status::data_loss(error.to_string())),
+            Ok(data) => (data.len() as u64, Ok(message(offset, data))),
+            Err(error) => (0, Err(tonic::Status::data_loss(error.to_string()))),
         };
-        let length = part.as_ref().map_or(0, |part| part.data.len() as u64);
         let failed = part.is_err();
         // The receiver's pace is ours, through the window of its stream; but its place is wanted by others.
         let sent = runtime.block_on(tokio::time::timeout(

@@ -17,6 +17,7 @@ mod partitions;
 mod power;
 mod refusals;
 mod robustness;
+mod saving;
 mod sessions;
 mod snapshots;
 mod three_nodes;
