@@ -103,22 +103,25 @@ impl Client {
     /// [`ClientError::NoLeader`] when none appears within the timeout.
     pub async fn leader(&mut self) -> Result<NodeReference, ClientError> {
         let deadline = self.deadline();
+        let mut asked = None;
         loop {
-            let heard = self.survey(1, deadline).await?;
+            let heard = match (self.survey(1, deadline).await, &asked) {
+                (Ok(heard), _) => heard,
+                // The time was up in the middle of a round: what counts is what the one before it heard.
+                (Err(_), Some(asked)) if Instant::now() + LEADER_PAUSE >= deadline => {
+                    return Err(ClientError::NoLeader(format!("{asked} know none")));
+                }
+                (Err(error), _) => return Err(error),
+            };
             if let Some(leader) = leader_of(&heard.answers) {
                 return Ok(leader.clone());
             }
+            let addresses = heard.answers.iter().map(|(address, _)| address.to_string());
+            let names = addresses.collect::<Vec<_>>().join(", ");
             if Instant::now() + LEADER_PAUSE >= deadline {
-                let asked: Vec<String> = heard
-                    .answers
-                    .iter()
-                    .map(|(address, _)| address.to_string())
-                    .collect();
-                return Err(ClientError::NoLeader(format!(
-                    "{} know none",
-                    asked.join(", ")
-                )));
+                return Err(ClientError::NoLeader(format!("{names} know none")));
             }
+            asked = Some(names);
             sleep(LEADER_PAUSE).await;
         }
     }

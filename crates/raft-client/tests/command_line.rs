@@ -381,6 +381,18 @@ async fn status_works_without_a_leader_and_names_endpoints_that_are_silent() {
     assert_eq!((ran.code, ran.stdout.len()), (4, 0), "{}", ran.stderr);
 }
 
+/// The time is up in the middle of a round of questions: who answered in the one before it still answered.
+#[tokio::test]
+async fn a_node_that_knew_no_leader_and_then_falls_silent_is_no_silent_cluster() {
+    let (_leader, follower, _) = three_nodes().await;
+    follower.node.status.lock().unwrap().leader = None;
+    follower.node.status.lock().unwrap().nodes.clear();
+    *follower.node.statuses_left.lock().unwrap() = Some(1);
+    let endpoint = follower.address.to_string();
+    let ran = run(&endpoint, &["--timeout", "1s", "leader"]).await;
+    assert_eq!((ran.code, ran.stdout.len()), (4, 0), "{}", ran.stderr);
+}
+
 #[tokio::test]
 async fn leader_prints_the_name_alone() {
     let (_leader, follower, _) = three_nodes().await;

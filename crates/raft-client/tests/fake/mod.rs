@@ -57,6 +57,8 @@ pub struct Node {
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
     pub status: Mutex<StatusReply>,
+    /// So often it is told; none: always.
+    pub statuses_left: Mutex<Option<usize>>,
 }
 
 /// A node on a thread of its own, so that dropping it breaks its connections as a kill would.
@@ -288,6 +290,17 @@ impl Raft for Service {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let falls_silent = match &mut *self.0.statuses_left.lock().unwrap() {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        if falls_silent {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(self.0.status.lock().unwrap().clone()))
     }
 
