@@ -306,11 +306,6 @@ impl SessionTable {
         }
     }
 
-    /// Whether the entry at `index` was named by [`SessionTable::skip`], and is still to come.
-    pub fn will_skip(&self, index: Index) -> bool {
-        self.skipped.contains(&index)
-    }
-
     fn admit_command(&mut self, command: &Command, entry: &Entry, skipped: bool) -> Admission {
         let outcome = skipped.then(|| Outcome::skipped(entry.index));
         let admission = match &outcome {

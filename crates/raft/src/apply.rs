@@ -318,7 +318,6 @@ impl Apply {
                 continue;
             };
             let (sent, positions, left) = self.walk.admit(entries);
-            self.warn_of_contradictions();
             self.committed.put_back(left);
             let count = sent.len();
             assert!(
@@ -338,6 +337,7 @@ impl Apply {
                 Ok(reply) => {
                     at = reply.applied_index;
                     self.applied(&positions, reply);
+                    self.warn_of_contradictions();
                 }
                 Err(failure) => {
                     let last = next + count as u64 - 1;

@@ -189,13 +189,15 @@ impl Walk {
             Payload::Command(command) => (command.session, command.sequence),
             _ => (0, 0),
         };
-        let skipped = self.table.will_skip(entry.index);
         let admitted = match self.table.admit(entry) {
             Admission::Execute(_) => {
                 self.commands.set(entry.index, true);
                 Admitted::Command { session, sequence }
             }
-            Admission::Duplicate(_) if skipped => Admitted::Skipped { session, sequence },
+            // Not a retry of what came of an earlier one, which the order leaves as it is.
+            Admission::Duplicate(outcome) if outcome == Outcome::skipped(entry.index) => {
+                Admitted::Skipped { session, sequence }
+            }
             Admission::Duplicate(outcome) => Admitted::Settled(Answer::Outcome(position, outcome)),
             Admission::Refused(SessionRefusal::Expired) => {
                 Admitted::Settled(Answer::SessionExpired)
@@ -445,6 +447,19 @@ mod tests {
         assert_eq!(never_ran.0, Outcome::skipped(2));
         assert_eq!(never_ran.1, Outcome::skipped(2));
         assert!(never_ran.2.is_empty() && never_ran.3 != ran.3);
+    }
+
+    #[test]
+    fn an_order_that_names_a_retry_changes_nothing_of_what_it_is_told() {
+        let mut walk = Walk::default();
+        let (_, positions, _) = walk.admit(vec![register(1), command(2, 1, 1)]);
+        walk.record(positions[0], said(""));
+        walk.record(positions[1], said("done"));
+        walk.skip(3);
+        let (sent, positions, _) = walk.admit(vec![command(3, 1, 1)]);
+        assert!(!is_command(&sent[0]));
+        let retry = walk.record(positions[0], said(""));
+        assert_eq!(retry, Some(Answer::Outcome(positions[0], said("done"))));
     }
 
     #[test]
