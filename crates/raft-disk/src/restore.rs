@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use raft_core::{
-    ClusterId, Configuration, Index, NodeId, Recovered, SessionTable, SnapshotMeta, Term,
+    ClusterId, Configuration, Index, MAX_INDEX, NodeId, Recovered, SessionTable, SnapshotMeta, Term,
 };
 
 use crate::disk::{Disk, Doing, Failure, remove};
@@ -46,9 +46,6 @@ const FOLDERS: [&str; 3] = ["member", "raft", "state-machine"];
 
 /// The daemon's own, which must not run meanwhile.
 const RAFT_FOLDER: &str = "raft";
-
-/// No log ever gets so far: behind a snapshot that claims to, nothing could be appended.
-const MOST: u64 = 1 << 62;
 
 /// Why a snapshot is not restored.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +168,7 @@ fn check(reader: &SnapshotReader, path: &str) -> Result<(), RestoreError> {
         ..
     } = *reader.meta();
     let (index, term): (Index, Term) = (position.index, position.term);
-    if [index, term, log_time_ms].iter().any(|it| *it > MOST) {
+    if [index, term, log_time_ms].iter().any(|it| *it > MAX_INDEX) {
         return Err(RestoreError::Unusable {
             path: path.to_owned(),
             what: "its index, term or time is one that no log ever comes to",

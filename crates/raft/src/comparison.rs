@@ -10,7 +10,7 @@
 //! A difference means a state machine whose outcomes depend on something other than the entries, or a
 //! state that was damaged. It is found by what is answered, not by looking into the state.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use raft_core::sessions::Chain;
@@ -128,16 +128,13 @@ async fn compare(shared: &Arc<Shared>, index: Index) {
         return;
     };
     let configuration = shared.configurations().latest;
-    let mut others = configuration.members();
-    others.remove(&shared.id);
-    let mut said = ask_all(shared, &others, index, None).await;
+    let mut said = ask_others(shared, &configuration.members(), index, None).await;
     said.insert(shared.id, own);
     match Agreement::of(&configuration, &said) {
         Agreement::Agreed(agreed) => {
             shared.alarm(ALARM, None);
             let astray = said.iter().filter(|(_, hash)| **hash != agreed);
-            let astray: std::collections::BTreeSet<NodeId> =
-                astray.map(|(node, _)| *node).collect();
+            let astray: BTreeSet<NodeId> = astray.map(|(node, _)| *node).collect();
             for node in &astray {
                 let name = shared.name_of(*node);
                 say!(
@@ -146,7 +143,7 @@ async fn compare(shared: &Arc<Shared>, index: Index) {
                     "{name}: other outcomes than a majority's, up to entry {index}"
                 );
             }
-            ask_all(shared, &astray, index, Some(agreed)).await;
+            ask_others(shared, &astray, index, Some(agreed)).await;
             if astray.contains(&shared.id) {
                 judge(shared, index, agreed);
             }
@@ -162,10 +159,10 @@ async fn compare(shared: &Arc<Shared>, index: Index) {
     }
 }
 
-/// What each of `nodes` says, as far as it answers in time and knows.
-async fn ask_all(
+/// What each of `nodes` but this one says, as far as it answers in time and knows.
+async fn ask_others(
     shared: &Arc<Shared>,
-    nodes: &std::collections::BTreeSet<NodeId>,
+    nodes: &BTreeSet<NodeId>,
     index: Index,
     agreed: Option<u64>,
 ) -> BTreeMap<NodeId, u64> {

@@ -151,14 +151,14 @@ pub const SNAPSHOT_PARTS: usize = 4;
 /// Snapshots that are sent at the same time.
 pub const MAX_SNAPSHOT_STREAMS: usize = 4;
 
+/// Of those, so many go to clients: the rest is for peers, which the cluster waits for.
+pub const MAX_SAVES: usize = 2;
+
 /// After a snapshot that was fetched whole and cannot be used, the next one is fetched after this.
 pub const SNAPSHOT_REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The largest file of a snapshot that is accepted from a peer.
 pub const MAX_SNAPSHOT_BYTES: u64 = 1 << 40;
-
-/// Of those, so many go to clients: the rest is for peers, which the cluster waits for.
-pub const MAX_SAVES: usize = 2;
 
 /// Longest wait for a snapshot that a client may ask for: a large state takes its time to be written
 /// down.

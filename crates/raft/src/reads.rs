@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{Index, Refusal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use wire::raft::ErrorKind;
 use wire::state_machine as pb;
@@ -19,7 +19,7 @@ use crate::limits::MAX_WAITING_READS;
 use crate::net;
 use crate::shared::{Machine, Shared};
 
-/// How long a query waits for a state machine that does not answer, before the client is sent to
+/// How long a client's call waits for a state machine that does not answer, before the client is sent to
 /// another node. A restart of the state machine takes less.
 pub const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
 
@@ -144,16 +144,7 @@ impl Reads {
 
     /// Waits until the current epoch has acknowledged `index`.
     async fn machine_at(&self, index: Index, deadline: Instant) -> Result<Machine, Failure> {
-        let mut machine = self.shared.machine.subscribe();
-        let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
-        let open =
-            tokio::time::timeout_at(patience, machine.wait_for(|m| m.client.is_some())).await;
-        if !matches!(open, Ok(Ok(_))) {
-            drop(open);
-            let sentence = "the state machine beside this node does not answer".to_owned();
-            return Err((ErrorKind::StateMachineDown, sentence));
-        }
-        drop(open);
+        let mut machine = machine_in_use(&self.shared, deadline).await?;
         let ready = machine.wait_for(|m| m.client.is_none() || m.applied >= index);
         match tokio::time::timeout_at(deadline, ready).await {
             Ok(Ok(machine)) => Ok(machine.clone()),
@@ -162,6 +153,28 @@ impl Reads {
                 format!("the state machine has not applied entry {index} in time"),
             )),
         }
+    }
+}
+
+/// Waits for the state machine beside this node, while it is being started again, but no longer than until
+/// `deadline`.
+///
+/// # Errors
+/// STATE_MACHINE_DOWN.
+pub async fn machine_in_use(
+    shared: &Shared,
+    deadline: Instant,
+) -> Result<watch::Receiver<Machine>, Failure> {
+    let mut machine = shared.machine.subscribe();
+    let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
+    let in_use = machine.wait_for(|machine| machine.client.is_some());
+    let in_use = tokio::time::timeout_at(patience, in_use).await;
+    match in_use.map(|in_use| in_use.is_ok()) {
+        Ok(true) => Ok(machine),
+        _ => Err((
+            ErrorKind::StateMachineDown,
+            "the state machine beside this node does not answer".to_owned(),
+        )),
     }
 }
 

@@ -141,9 +141,7 @@ impl Snapshots {
     /// Everything up to here is in a durable snapshot, sessions and their outcomes included: what a state
     /// machine may forget the outcomes of (S1). 0: there is none.
     pub fn floor(&self) -> Index {
-        self.store
-            .newest()
-            .map_or(0, |newest| newest.meta.position.index)
+        self.newest().map_or(0, |newest| newest.meta.position.index)
     }
 
     /// The walk that goes on behind the newest snapshot, if that reaches beyond `recorded`.
@@ -196,20 +194,20 @@ impl Snapshots {
         if self.state.taking.available_permits() == 0 {
             return false;
         }
-        if self.is_wanted(applied) {
+        let (covered, bytes) = self.newest().map_or((0, 0), |newest| {
+            (newest.meta.position.index, newest.file_bytes)
+        });
+        if self.is_wanted(covered, applied) {
             return true;
         }
         let backing_off = locked(&self.state.not_before).is_some_and(|at| Instant::now() < at);
         if backing_off {
             return false;
         }
-        if self.floor() + 1 < self.disk.first() {
+        if covered + 1 < self.disk.first() {
             return true; // The newest was damaged, and the log begins behind it: nobody could be given it.
         }
         let config = &self.shared.config;
-        let (covered, bytes) = self.store.newest().map_or((0, 0), |newest| {
-            (newest.meta.position.index, newest.file_bytes)
-        });
         let entries = applied.saturating_sub(covered);
         if entries == 0 {
             return false;

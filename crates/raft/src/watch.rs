@@ -30,15 +30,12 @@ use wire::state_machine as machine;
 use crate::forward::error_status;
 use crate::limits::{FAREWELL, MAX_WATCH_STUMPS, MAX_WATCHES, WATCH_LEADERLESS, WATCH_WAIT};
 use crate::net;
+use crate::reads::{MACHINE_PATIENCE, machine_in_use};
 use crate::say;
 use crate::shared::{Machine, Shared};
 use crate::state_machine;
 
 use self::queue::{NotTaken, Told, queue};
-
-/// How long a watch waits for a leader to be known and for a state machine that does not answer, before
-/// the client is sent to another node.
-const PATIENCE: Duration = Duration::from_millis(1000);
 
 /// The state machine's word for why it refused, and the index that goes with it.
 const REASON_HEADER: &str = "leeky-reason";
@@ -129,9 +126,11 @@ impl Watches {
             let sentence = format!("{MAX_WATCHES} watches are open here: ask another node");
             self.status(ErrorKind::Overloaded, &sentence, 0)
         })?;
-        let patience = (Instant::now() + PATIENCE).min(deadline);
+        let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
         self.led(patience).await?;
-        let machine = self.machine(patience).await?;
+        let machine = machine_in_use(&self.shared, patience).await;
+        let machine = machine.map_err(|(kind, sentence)| self.status(kind, &sentence, 0))?;
+        let machine = machine.borrow().clone();
         if request.from_index == 0 {
             request.from_index = self.behind_all_known(&machine);
         }
@@ -196,18 +195,6 @@ impl Watches {
     fn behind_all_known(&self, machine: &Machine) -> Index {
         let known = self.shared.progress.commit().max(machine.applied);
         known.saturating_add(1)
-    }
-
-    /// The state machine, when it is in use.
-    async fn machine(&self, patience: Instant) -> Result<Machine, Status> {
-        let mut machine = self.shared.machine.subscribe();
-        match timeout_at(patience, machine.wait_for(|m| m.client.is_some())).await {
-            Ok(Ok(machine)) => Ok(machine.clone()),
-            _ => {
-                let sentence = "the state machine beside this node does not answer";
-                Err(self.status(ErrorKind::StateMachineDown, sentence, 0))
-            }
-        }
     }
 
     async fn ask(

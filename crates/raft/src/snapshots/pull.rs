@@ -24,31 +24,30 @@ impl Snapshots {
     /// Fetches the snapshot that the leader offers. One at a time; what was cut is gone on with when the
     /// leader offers it again, which it does until it is acknowledged.
     pub fn pull(&self, from: NodeId, position: Position) {
-        let Ok(under_way) = self.state.pulling.clone().try_acquire_owned() else {
-            return;
-        };
-        let snapshots = self.clone();
-        tokio::spawn(async move {
-            match snapshots.pull_all(from, position, 0).await {
-                Ok(info) => snapshots.pulled(from, info).await,
-                Err(reason) => snapshots.not_pulled(from, &reason),
-            }
-            drop(under_way);
-        });
+        self.pull_from_one_of(vec![from], position, 0);
     }
 
     /// Fetches a snapshot as of `at_least` or later from whoever has one, since the state machine needs one
     /// and this node's own is damaged. What any node's snapshot covers is committed, so any will do.
     pub fn pull_another(&self, at_least: Index) {
+        let mut voters = self.shared.configurations().latest.all_voters();
+        voters.remove(&self.shared.id);
+        self.pull_from_one_of(voters, Position::ZERO, at_least);
+    }
+
+    fn pull_from_one_of(
+        &self,
+        peers: impl IntoIterator<Item = NodeId, IntoIter: Send> + Send + 'static,
+        position: Position,
+        at_least: Index,
+    ) {
         let Ok(under_way) = self.state.pulling.clone().try_acquire_owned() else {
             return;
         };
         let snapshots = self.clone();
         tokio::spawn(async move {
-            let voters = snapshots.shared.configurations().latest.all_voters();
-            let own = snapshots.shared.id;
-            for peer in voters.into_iter().filter(|voter| *voter != own) {
-                match snapshots.pull_all(peer, Position::ZERO, at_least).await {
+            for peer in peers {
+                match snapshots.pull_all(peer, position, at_least).await {
                     Ok(info) => {
                         snapshots.pulled(peer, info).await;
                         break;

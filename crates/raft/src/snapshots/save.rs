@@ -14,8 +14,9 @@ use wire::raft::{self as pb, ErrorKind};
 
 use super::Snapshots;
 use super::serve::send_parts;
+use crate::convert;
 use crate::limits::{MAX_SAVES, MAX_SNAPSHOT_STREAMS, SNAPSHOT_PARTS};
-use crate::reads::{Failure, MACHINE_PATIENCE};
+use crate::reads::{Failure, machine_in_use};
 
 /// What a client is sent, part by part.
 pub type SavedParts = ReceiverStream<Result<pb::SavedPart, Status>>;
@@ -87,21 +88,15 @@ impl Snapshots {
 
     /// Whether there is a state machine that can write its state down.
     async fn check_machine(&self, deadline: Instant) -> Result<(), Failure> {
-        let mut machine = self.shared.machine.subscribe();
-        let patience = (Instant::now() + MACHINE_PATIENCE).min(deadline);
-        let open = timeout_at(patience, machine.wait_for(|m| m.client.is_some())).await;
-        match open {
-            Ok(Ok(machine)) if machine.takes_snapshots => Ok(()),
-            Ok(Ok(_)) => Err((
-                ErrorKind::Unsupported,
-                "the state machine beside this node has no snapshots: its state cannot be saved"
-                    .to_owned(),
-            )),
-            _ => Err((
-                ErrorKind::StateMachineDown,
-                "the state machine beside this node does not answer".to_owned(),
-            )),
+        let machine = machine_in_use(&self.shared, deadline).await?;
+        if machine.borrow().takes_snapshots {
+            return Ok(());
         }
+        Err((
+            ErrorKind::Unsupported,
+            "the state machine beside this node has no snapshots: its state cannot be saved"
+                .to_owned(),
+        ))
     }
 
     /// The snapshot at `position`, all of it read once. None: it has gone, or was found to be damaged and
@@ -125,10 +120,10 @@ impl Snapshots {
         }
     }
 
-    /// Somebody waits for a snapshot that there is not yet, and that can be taken now.
-    pub(super) fn is_wanted(&self, applied: Index) -> bool {
+    /// Somebody waits for a snapshot beyond `covered`, where the newest ends, and that can be taken now.
+    pub(super) fn is_wanted(&self, covered: Index, applied: Index) -> bool {
         let wanted = self.state.wanted.load(Ordering::Acquire);
-        wanted > self.floor() && applied >= wanted
+        wanted > covered && applied >= wanted
     }
 
     /// Who waits for a snapshot is told that there is none, and asks again if it is still wanted: an
@@ -143,10 +138,7 @@ impl Snapshots {
 fn first_part(reader: &SnapshotReader) -> pb::SavedPart {
     let offer = reader.info().offer();
     pb::SavedPart {
-        position: Some(pb::Position {
-            index: offer.position.index,
-            term: offer.position.term,
-        }),
+        position: convert::position(offer.position),
         file_bytes: offer.file_bytes,
         checksum: offer.checksum,
         cluster_id: wire::id_bytes(reader.meta().cluster_id.0),

@@ -22,14 +22,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::raft::raft_client::RaftClient;
 use wire::raft::{self as pb, ErrorKind, PutEntryReply, ResultKind};
 use wire::status::detail_of;
 
-/// One attempt takes no longer; the node is asked to answer a little sooner.
-const ATTEMPT: Duration = Duration::from_millis(1200);
-const ANSWER_MS: u32 = 1000;
+use super::calls::{ANSWER_MS, await_all, client, in_time};
 
 /// Between two attempts at the same increment.
 const RETRY: Duration = Duration::from_millis(5);
@@ -200,16 +198,7 @@ impl Incrementers {
     /// No new increments; waits until every client has the answer that it waits for.
     pub fn finish(&mut self, within: Duration) {
         self.stop.send_replace(true);
-        let Incrementers { runtime, tasks, .. } = self;
-        let ended = runtime.block_on(async {
-            let all = async {
-                while let Some(task) = tasks.join_next().await {
-                    task.unwrap();
-                }
-            };
-            timeout(within, all).await
-        });
-        assert!(ended.is_ok(), "no answer after {within:?}");
+        await_all(&self.runtime, &mut self.tasks, within);
     }
 }
 
@@ -396,21 +385,6 @@ impl One {
             // "It was not appended, and never will be."
             Err(_) => ledger.not_done += 1,
         }
-    }
-}
-
-fn client(address: SocketAddr) -> RaftClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let endpoint = endpoint.connect_timeout(Duration::from_millis(500));
-    RaftClient::new(endpoint.connect_lazy())
-}
-
-async fn in_time<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match timeout(ATTEMPT, call).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
     }
 }
 

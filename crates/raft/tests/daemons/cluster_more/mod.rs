@@ -5,6 +5,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod calls;
 pub mod evidence;
 pub mod incrementers;
 pub mod namespace;

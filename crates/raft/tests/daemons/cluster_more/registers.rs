@@ -19,15 +19,12 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::sleep;
+use tonic::transport::Channel;
 use wire::raft::raft_client::RaftClient;
 use wire::raft::{self as pb, ResultKind};
 
-/// One attempt takes no longer; the node is asked to answer a little sooner.
-const ATTEMPT: Duration = Duration::from_millis(1200);
-const ANSWER_MS: u32 = 1000;
+use super::calls::{ANSWER_MS, await_all, client, in_time};
 
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -146,16 +143,7 @@ impl Registers {
     /// Nothing new; waits until everybody has the answer that they wait for.
     pub fn finish(&mut self, within: Duration) {
         self.stop.send_replace(true);
-        let Registers { runtime, tasks, .. } = self;
-        let ended = runtime.block_on(async {
-            let all = async {
-                while let Some(task) = tasks.join_next().await {
-                    task.unwrap();
-                }
-            };
-            timeout(within, all).await
-        });
-        assert!(ended.is_ok(), "no answer after {within:?}");
+        await_all(&self.runtime, &mut self.tasks, within);
     }
 }
 
@@ -267,21 +255,6 @@ fn wrong(number: u64, acknowledged: u64, seen: u64, begun: u64) -> Option<String
         )),
         () if number > begun => Some(format!("although nobody has written more than {begun}")),
         () => None,
-    }
-}
-
-fn client(address: SocketAddr) -> RaftClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let endpoint = endpoint.connect_timeout(Duration::from_millis(500));
-    RaftClient::new(endpoint.connect_lazy())
-}
-
-async fn in_time<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match timeout(ATTEMPT, call).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
     }
 }
 

@@ -11,14 +11,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::raft::raft_client::RaftClient;
 use wire::raft::{self as pb, ErrorKind, PutEntryReply, ResultKind};
 use wire::status::detail_of;
 
-/// One attempt takes no longer; the node is asked to answer a little sooner.
-const ATTEMPT: Duration = Duration::from_millis(1200);
-const ANSWER_MS: u32 = 1000;
+use super::calls::{ANSWER_MS, await_all, client, in_time};
 
 /// Between two attempts at the same entry.
 const RETRY: Duration = Duration::from_millis(5);
@@ -112,11 +110,13 @@ impl Writers {
             done: vec![0; writers],
             ..Book::default()
         };
+        // Connections of their own: what one writer breaks is nothing to the others.
+        let clients = |runtime: &Runtime| {
+            let _guard = runtime.enter();
+            addresses.iter().map(|at| client(*at)).collect()
+        };
         let mut started = Writers {
-            nodes: addresses
-                .iter()
-                .map(|address| client(&runtime, *address))
-                .collect(),
+            nodes: clients(&runtime),
             runtime,
             book: Arc::new(Mutex::new(book)),
             stop: watch::channel(false).0,
@@ -125,11 +125,7 @@ impl Writers {
         for number in 0..writers {
             let writer = Writer {
                 number,
-                // Connections of its own: what one writer breaks is nothing to the others.
-                nodes: addresses
-                    .iter()
-                    .map(|at| client(&started.runtime, *at))
-                    .collect(),
+                nodes: clients(&started.runtime),
                 book: started.book.clone(),
                 stop: started.stop.subscribe(),
             };
@@ -148,19 +144,7 @@ impl Writers {
     /// No new entries; waits until every one that was begun is acknowledged.
     pub fn finish(&mut self, within: Duration) {
         self.stop.send_replace(true);
-        let Writers { runtime, tasks, .. } = self;
-        let ended = runtime.block_on(async {
-            let all = async {
-                while let Some(task) = tasks.join_next().await {
-                    task.unwrap()
-                }
-            };
-            tokio::time::timeout(within, all).await
-        });
-        assert!(
-            ended.is_ok(),
-            "entries are still without an answer after {within:?}"
-        );
+        await_all(&self.runtime, &mut self.tasks, within);
     }
 
     /// Reads all these keys, linearizably, through any node. Returns what is wrong.
@@ -188,16 +172,6 @@ impl Writers {
     }
 }
 
-fn client(runtime: &Runtime, address: SocketAddr) -> RaftClient<Channel> {
-    let _guard = runtime.enter();
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    RaftClient::new(
-        endpoint
-            .connect_timeout(Duration::from_millis(500))
-            .connect_lazy(),
-    )
-}
-
 fn any(nodes: &[RaftClient<Channel>]) -> RaftClient<Channel> {
     nodes[rand::random_range(0..nodes.len())].clone()
 }
@@ -216,15 +190,6 @@ async fn read(nodes: &[RaftClient<Channel>], key: &str) -> Result<Vec<u8>, Statu
             Err(status) if Instant::now() > deadline => return Err(status),
             Err(_) => tokio::time::sleep(RETRY).await,
         }
-    }
-}
-
-async fn in_time<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(ATTEMPT, call).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
     }
 }
 
