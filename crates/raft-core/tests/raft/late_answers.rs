@@ -1,11 +1,7 @@
 //! Answers that come late, and what must not count while a question is open: each test is a schedule
 //! that once wedged a peer, condemned a healthy one, or believed a sick one.
-#![allow(clippy::unwrap_used)]
 
-mod one;
-mod recovered;
-
-use one::*;
+use crate::one::*;
 use raft_core::message::HeartbeatReply;
 use raft_core::{
     Configuration, Effect, Health, Input, Message, NodeId, Options, Payload, Proposal, Refusal,

@@ -1,13 +1,9 @@
 //! Whole clusters in a deterministic world: growth, failover, partitions, and chaos by seed.
-#![allow(clippy::unwrap_used)]
-
-mod recovered;
-mod world;
 
 use std::time::Duration;
 
+use crate::world::{World, node};
 use raft_core::{Event, Options, Refusal, RoleName};
-use world::{World, node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -408,9 +404,7 @@ fn chaos_by_seed() {
                 .zip(counts)
                 .for_each(|(total, n)| *total += n),
             Err(cause) => {
-                println!(
-                    "replay: SEED={seed} cargo test --release -p raft-core --test clusters chaos"
-                );
+                println!("replay: SEED={seed} cargo test --release -p raft-core --test raft chaos");
                 std::panic::resume_unwind(cause);
             }
         }

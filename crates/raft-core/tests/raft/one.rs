@@ -1,5 +1,5 @@
 //! One core on a bench: inputs by hand, effects to look at, and a disk that syncs when it is told to.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code)]
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::recovered::recovered;
 
 pub const PRE_VOTE: bool = true;
 pub const VOTE: bool = false;
+
+pub const SECOND: Duration = Duration::from_secs(1);
 
 pub fn node(number: u64) -> NodeId {
     NodeId(u128::from(number))

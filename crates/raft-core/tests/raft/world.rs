@@ -2,7 +2,7 @@
 //! lose what was not synced, and the checks that hold after every single step.
 //!
 //! One seed decides everything. A failing test prints it, and the same seed fails again.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code)]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};

@@ -1,15 +1,14 @@
 //! No remote party can crash a daemon: whatever comes in, in whatever order, there is no panic, no
 //! deadline that no step clears, and no queue without a limit.
-#![allow(clippy::unwrap_used)]
-
-mod one;
-mod recovered;
-mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use one::{One, answer, append, ask, at, entry, heartbeat, node, sent};
+use crate::one::{
+    One, PRE_VOTE, VOTE, ack, answer, append, ask, at, command, entry, heartbeat, node, refused,
+    sent,
+};
+use crate::world::Dice;
 use raft_core::message::{
     AppendEntries, AppendEntriesReply, AppendOutcome, Heartbeat, HeartbeatReply, RequestVote,
     RequestVoteReply,
@@ -18,7 +17,6 @@ use raft_core::{
     ClusterId, Command, Configuration, Effect, Entry, Event, Health, Input, MemberHint, Message,
     NodeId, Payload, Persisted, Position, Proposal, RoleName, SnapshotMeta, Time,
 };
-use world::Dice;
 
 /// Small numbers that meet, with those at the ends of the range.
 fn number(dice: &mut Dice) -> u64 {
@@ -224,7 +222,7 @@ fn input(dice: &mut Dice, one: &One) -> Input {
             (0..dice.below(3))
                 .map(|_| Proposal {
                     request: dice.next(),
-                    payload: one::command("x"),
+                    payload: command("x"),
                 })
                 .collect(),
         ),
@@ -402,8 +400,8 @@ fn an_absurd_term_is_not_adopted() {
         for message in [
             heartbeat(term, 0, &[]),
             append(term, at(1, 1), &[], 0),
-            ask(term, one::VOTE, at(9, 9)),
-            answer(term, one::VOTE, false),
+            ask(term, VOTE, at(9, 9)),
+            answer(term, VOTE, false),
             Message::HigherTerm { term },
         ] {
             let mut one = One::new(1, &[1, 2, 3], &[1]);
@@ -429,7 +427,7 @@ fn absurd_indices_are_refused() {
     assert!(nonsense(&one.hear(2, Message::AppendEntries(message))));
     let mut leader = One::leader(1, &[1, 2, 3], &[1]);
     let term = leader.raft.term();
-    assert!(nonsense(&leader.hear(2, one::ack(term, u64::MAX))));
+    assert!(nonsense(&leader.hear(2, ack(term, u64::MAX))));
     let outcome = AppendOutcome::Conflict {
         refused: u64::MAX,
         hint: at(u64::MAX, u64::MAX),
@@ -479,9 +477,9 @@ fn a_leader_that_contradicts_itself_is_not_obeyed() {
 #[test]
 fn what_waits_for_the_disk_is_bounded() {
     let mut one = One::new(1, &[1, 2, 3], &[1]);
-    one.hear_only(2, ask(2, one::VOTE, at(1, 1)));
+    one.hear_only(2, ask(2, VOTE, at(1, 1)));
     for _ in 0..200_000 {
-        one.hear_only(2, ask(2, one::PRE_VOTE, at(1, 1)));
+        one.hear_only(2, ask(2, PRE_VOTE, at(1, 1)));
     }
     let words = sent(&one.sync()).len();
     assert!(words <= 20_000, "{words} messages were held");
@@ -516,13 +514,13 @@ fn waiting_reads_are_bounded_on_a_follower() {
 fn leave_requests_are_bounded() {
     let mut one = One::leader(1, &[1, 2, 3], &[1]);
     let limit = raft_core::Refusal::Overloaded;
-    let mut refused = false;
+    let mut overloaded = false;
     for request in 0..5_000 {
         let effects = one.step(Input::Leave {
             request,
             node: node(2),
         });
-        refused |= one::refused(&effects) == Some(limit.clone());
+        overloaded |= refused(&effects) == Some(limit.clone());
     }
-    assert!(refused, "5000 requests wait for one leaver");
+    assert!(overloaded, "5000 requests wait for one leaver");
 }

@@ -1,12 +1,8 @@
 //! Log compaction (§7): rules S4 and W2, and how a peer that is too far behind catches up.
-#![allow(clippy::unwrap_used)]
-
-mod one;
-mod recovered;
 
 use std::sync::Arc;
 
-use one::*;
+use crate::one::*;
 use raft_core::message::AppendOutcome;
 use raft_core::{
     ClusterId, Configuration, Effect, Entry, Event, Index, Input, Message, NodeId, Options,

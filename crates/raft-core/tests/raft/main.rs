@@ -1,0 +1,12 @@
+//! The core against the paper, against the project's rules, and against the tests of its peers.
+#![allow(clippy::unwrap_used)]
+
+mod clusters;
+mod late_answers;
+mod nonsense;
+mod one;
+mod paper;
+mod recovered;
+mod rules;
+mod snapshots;
+mod world;

@@ -1,0 +1,245 @@
+//! M1 to M6: who is in the configuration.
+
+use raft_core::message::*;
+use raft_core::*;
+
+use crate::one::*;
+use crate::world::World;
+
+/// M1: leadership is not handed to a node that leaves, nor is it named an heir.
+#[test]
+fn m1_a_leaver_is_no_heir() {
+    let mut one = One::leader(1, &[1, 2, 3], &[1]);
+    one.step(Input::Leave {
+        request: 1,
+        node: node(2),
+    });
+    let effects = one.step(Input::Transfer { to: Some(node(2)) });
+    assert!(
+        sent(&effects)
+            .iter()
+            .all(|(_, m)| !matches!(m, Message::TimeoutNow { .. }))
+    );
+    let heartbeat = heartbeats(&one.wait(milliseconds(375)));
+    assert!(
+        heartbeat
+            .iter()
+            .all(|(_, h)| !h.succession.contains(&node(2))),
+        "{heartbeat:?}"
+    );
+}
+
+/// M1: leaves that come within 300 ms become one change, and MinVoters binds them.
+#[test]
+fn m1_leaves_are_gathered() {
+    let mut one = One::leader(1, &[1, 2, 3, 4, 5], &[1]);
+    let before = one.raft.last().index;
+    for (request, leaver) in [(1, 2), (2, 3), (3, 4), (4, 5)] {
+        one.settle(Input::Leave {
+            request,
+            node: node(leaver),
+        });
+        one.wait(milliseconds(60));
+        one.all_ack();
+        assert_eq!(one.raft.last().index, before, "too soon");
+    }
+    one.wait(milliseconds(500));
+    let next = one.raft.configuration().1;
+    assert!(next.is_joint());
+    assert_eq!((next.voters.len(), next.removed.len()), (3, 2));
+}
+
+/// M1 and M5: a leaver stays up until the final configuration is committed. While the joint one is
+/// in force its vote is still needed.
+#[test]
+fn m1_a_leaver_retires_when_the_final_configuration_is_committed() {
+    let mut one = One::new(5, &[1, 2, 3, 4, 5], &[1]);
+    let next = Configuration {
+        removed: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let joint = Configuration {
+        outgoing: voters(&[1, 2, 3, 4, 5]),
+        ..next.clone()
+    };
+    let change = |index: u64, next: &Configuration| {
+        let payload = Payload::Configuration(next.clone().into());
+        let entries = vec![Entry {
+            index,
+            term: 1,
+            log_time_ms: 0,
+            payload,
+        }];
+        let previous = at(index - 1, 1);
+        Message::AppendEntries(AppendEntries {
+            term: 1,
+            previous,
+            entries,
+            commit_index: index,
+        })
+    };
+    let effects = one.hear(1, change(2, &joint));
+    assert_eq!(committed(&effects), Some(2));
+    assert!(
+        !effects.contains(&Effect::Retired),
+        "it still votes in C_old"
+    );
+    assert!(one.hear(1, change(3, &next)).contains(&Effect::Retired));
+}
+
+/// M5 and section 6: who leaves hears of the configuration without it, so that it neither campaigns
+/// nor waits for ever.
+#[test]
+fn m5_a_leaver_hears_of_the_final_configuration() {
+    let mut world = World::cluster(21, 5);
+    world.run_for(SECOND * 2);
+    let leader = world.leader().unwrap();
+    let leaver = world.nodes.keys().copied().find(|n| *n != leader).unwrap();
+    let request = world.leave(leader, leaver);
+    assert!(world.run_until(SECOND * 3, |w| w.answers.leaves.contains_key(&request)));
+    assert!(world.run_until(SECOND, |w| w.retired.contains(&leaver)));
+}
+
+/// M2: one voter more than an odd number stays a learner.
+#[test]
+fn m2_the_odd_node_out_is_a_learner() {
+    let mut world = World::cluster(22, 4);
+    world.run_for(SECOND * 5);
+    let configuration = world
+        .raft(world.leader().unwrap())
+        .committed_configuration()
+        .1;
+    assert_eq!(
+        (configuration.voters.len(), configuration.learners.len()),
+        (3, 1)
+    );
+}
+
+/// M3: a removed id is remembered by every configuration after it, and never joins again.
+#[test]
+fn m3_a_removed_id_never_joins_again() {
+    let base = Configuration {
+        removed: voters(&[4]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(1, base, &[1], Options::default());
+    one.elect();
+    one.all_ack();
+    let hint = |number| MemberHint {
+        node: node(number),
+        joinable: true,
+    };
+    one.settle(Input::Members(vec![hint(4), hint(5)]));
+    let next = one.raft.configuration().1;
+    assert_eq!(
+        (&next.learners, &next.removed),
+        (&voters(&[5]), &voters(&[4]))
+    );
+}
+
+/// M4: dead means no contact with the leader itself for 10 s, and not less.
+#[test]
+fn m4_dead_is_ten_seconds_without_contact() {
+    let base = Configuration {
+        learners: voters(&[4]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(1, base, &[1], Options::default());
+    one.elect();
+    one.all_ack();
+    let (term, before) = (one.raft.term(), one.raft.configuration().0);
+    let contact = one.raft.peers()[&node(3)].last_contact;
+    while one.raft.configuration().0 == before {
+        one.wait(milliseconds(375));
+        for peer in [2, 4] {
+            one.hear(peer, ack(term, one.raft.last().index));
+            one.hear(peer, heartbeat_reply(term, 0));
+        }
+        assert!(one.now - contact < SECOND * 12, "nothing is done");
+    }
+    assert!(one.now - contact >= SECOND * 10, "{:?}", one.now - contact);
+    let next = one.raft.configuration().1;
+    assert_eq!(next.voters, voters(&[1, 2, 4]));
+    assert!(next.learners.contains(&node(3)) && next.removed.is_empty());
+}
+
+/// M5: a leader that inherited a joint configuration ends it, once that and an entry of its own term
+/// are committed, and not before.
+#[test]
+fn m5_an_inherited_joint_configuration_is_ended() {
+    let base = Configuration {
+        outgoing: voters(&[1, 2, 3]),
+        ..configuration(&[1, 4, 5])
+    };
+    let mut one = One::with(1, base, &[1], Options::default());
+    one.elect();
+    one.wait(milliseconds(375));
+    assert!(one.raft.configuration().1.is_joint());
+    for peer in [2, 4] {
+        one.hear(peer, ack(one.raft.term(), 2));
+    }
+    one.wait(milliseconds(375));
+    assert_eq!(
+        one.raft.configuration(),
+        (3, configuration(&[1, 4, 5]).into())
+    );
+}
+
+/// M5: votes are given by term and log, whatever the voter's own configuration says; only a voter in
+/// its own latest configuration campaigns, by no clock and no order.
+#[test]
+fn m5_who_votes_and_who_campaigns() {
+    let base = Configuration {
+        learners: voters(&[1]),
+        ..configuration(&[2, 3, 4])
+    };
+    let mut learner = One::with(1, base, &[1], Options::default());
+    assert_eq!(
+        granted(&learner.hear(77, ask(2, VOTE, at(1, 1)))),
+        Some(true)
+    );
+    learner.hear(2, heartbeat(2, 0, &[1]));
+    assert_eq!(
+        vote_requests(&learner.hear(2, Message::TimeoutNow { term: 2, token: 3 })),
+        []
+    );
+    assert_eq!(vote_requests(&learner.wait(SECOND * 20)), []);
+    assert_eq!(learner.raft.role(), RoleName::Follower);
+}
+
+/// M6: a learner is promoted on what it acknowledged to this leader in this term.
+#[test]
+fn m6_no_promotion_without_own_acknowledgements() {
+    let base = Configuration {
+        learners: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(1, base, &[1], Options::default());
+    one.elect();
+    let (term, last) = (one.raft.term(), one.raft.last().index);
+    for _ in 0..8 {
+        one.wait(milliseconds(375));
+        for peer in [2, 3] {
+            one.hear(peer, ack(term, last));
+        }
+        for peer in [2, 3, 4, 5] {
+            one.hear(peer, heartbeat_reply(term, 0));
+        }
+        for peer in [4, 5] {
+            one.hear(peer, ack(term - 1, last));
+        }
+    }
+    assert_eq!(
+        one.raft.configuration().1.voters.len(),
+        3,
+        "they never acknowledged"
+    );
+    for _ in 0..4 {
+        one.wait(milliseconds(375));
+        for peer in [2, 3, 4, 5] {
+            one.hear(peer, ack(term, last));
+            one.hear(peer, heartbeat_reply(term, 0));
+        }
+    }
+    assert_eq!(one.raft.configuration().1.voters.len(), 5);
+}
