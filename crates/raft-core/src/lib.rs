@@ -23,6 +23,7 @@
 //! | reads (§6.4) | [`reads`] |
 //! | leadership transfer (§3.10) | `transfer` |
 //! | sessions, exactly once (§6.3) | [`sessions`] |
+//! | how committed entries reach the state machine and who waits (digest_commits) | [`walk`], [`waiters`] |
 //!
 //! ## The path of one entry
 //!
@@ -72,6 +73,8 @@ pub mod options;
 pub mod reads;
 pub mod reconciler;
 pub mod sessions;
+pub mod waiters;
+pub mod walk;
 
 mod commits;
 mod dice;

@@ -26,6 +26,7 @@
 use std::sync::Arc;
 
 use raft_core::sessions::{Outcome, OutcomeKind};
+use raft_core::walk::{Height, Sent, Walk};
 use raft_core::{Entry, Index, Position};
 use tokio::sync::{mpsc, oneshot};
 use wire::state_machine as pb;
@@ -43,7 +44,6 @@ use crate::shared::Shared;
 use crate::snapshots::{Snapshots, Taken};
 use crate::state_machine::{self, Connection, NoEpoch};
 use crate::waiters::Waiters;
-use crate::walk::Walk;
 
 /// Name of the alarm while the state machine cannot be used.
 const ALARM: &str = "state-machine";
@@ -186,11 +186,11 @@ impl Apply {
     async fn level(&mut self, mut connection: Connection) -> Result<Connection, NoEpoch> {
         self.compare(&connection).await?;
         let applied = connection.hello.applied_index;
-        // The log may begin behind a snapshot that the walk has not taken up, since it is damaged.
-        let base = self.walk.base().max(self.disk.first().saturating_sub(1));
-        if applied >= base {
+        let (first, last) = (self.disk.first(), self.disk.last());
+        if self.walk.height(applied, first, last) != Height::BeforeLog {
             return Ok(connection);
         }
+        let base = self.walk.base().max(first.saturating_sub(1));
         // What the walk has forgotten must be in it.
         let newest = self.snapshots.newest();
         let usable = newest.filter(|newest| newest.meta.position.index >= base);
@@ -233,9 +233,8 @@ impl Apply {
         if applied == 0 || applied < self.walk.base() {
             return Ok(()); // What it has does not matter: it is given a snapshot.
         }
-        // D1: this node's state machine only ever got what was durable in this node's log.
         let last = self.disk.last();
-        if applied > last.max(self.walk.base()) {
+        if self.walk.height(applied, self.disk.first(), last) == Height::BeyondLog {
             return Err(NoEpoch::Quarantine(format!(
                 "it has applied entry {applied}, and this node's log ends at {last}: waiting for the \
                  log, which must have lost entries or is another node's"
@@ -317,8 +316,10 @@ impl Apply {
                 tokio::time::sleep(STATE_MACHINE_BACKOFF.1).await;
                 continue;
             };
-            let (sent, positions, left) = self.walk.admit(entries);
+            let (sent, left) = self.walk.admit(entries);
             self.committed.put_back(left);
+            let positions: Vec<Position> = sent.iter().map(|entry| entry.position).collect();
+            let sent: Vec<pb::Entry> = sent.into_iter().map(to_wire).collect();
             let count = sent.len();
             assert!(
                 count > 0,
@@ -588,6 +589,19 @@ impl Apply {
             self.sick = sick;
             let _ = self.inbox.send(Ask::StateMachineHealth { sick }).await;
         }
+    }
+}
+
+fn to_wire(sent: Sent) -> pb::Entry {
+    let payload = match sent.command {
+        Some(command) => pb::entry::Payload::Command(command),
+        None => pb::entry::Payload::Empty(pb::Empty {}),
+    };
+    pb::Entry {
+        index: sent.position.index,
+        term: sent.position.term,
+        log_time_ms: sent.log_time_ms,
+        payload: Some(payload),
     }
 }
 

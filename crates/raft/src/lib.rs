@@ -71,5 +71,4 @@ pub mod snapshots;
 pub mod state_machine;
 pub mod status;
 pub mod waiters;
-pub mod walk;
 pub mod watch;

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use raft_core::walk::Walk;
 use raft_core::{Index, Position, SessionTable, SnapshotMeta};
 use raft_disk::{SnapshotError, SnapshotInfo, SnapshotStore};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -38,7 +39,6 @@ use crate::peer_service::Streams;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Shared, locked};
-use crate::walk::Walk;
 use serve::Served;
 
 pub use save::SavedParts;

@@ -1,14 +1,38 @@
 //! How far the log has been walked, and what was decided about each entry: the part of digest_commits
-//! that needs no I/O.
+//! that needs no I/O. The daemon and the simulator call the very same one.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use raft_core::sessions::{Admission, AppliedKind, Outcome, OutcomeKind, SessionRefusal};
-use raft_core::{Entry, Index, Payload, Position, SessionTable};
-use wire::state_machine as pb;
 
+use crate::entry::{Entry, Payload};
+use crate::ids::{Index, Position};
+use crate::sessions::{Admission, AppliedKind, Outcome, OutcomeKind, SessionRefusal, SessionTable};
 use crate::waiters::Answer;
+
+/// An entry as it goes to the state machine: every index does, and what is not for it goes without a
+/// command and only advances the applied index (P1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Where it stands.
+    pub position: Position,
+    /// Log time of the entry (S3).
+    pub log_time_ms: u64,
+    /// What the state machine is to run.
+    pub command: Option<Bytes>,
+}
+
+/// What is to become of a state machine that says, in its handshake, how far it has come (P2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Height {
+    /// The log goes on behind it, once the term there is found to be the log's.
+    WithinLog,
+    /// It lacks what is only in a snapshot, and is given one; what it has does not matter.
+    BeforeLog,
+    /// It has more than this node's log, which only ever held what it got (D1): nothing, until the log
+    /// has caught up.
+    BeyondLog,
+}
 
 /// How far the log has been walked: the part that needs no I/O.
 #[derive(Default)]
@@ -103,6 +127,18 @@ impl Walk {
         }
     }
 
+    /// Where a state machine that has applied everything up to `applied` stands to a log whose first entry
+    /// is `first` (it may begin behind a snapshot that this walk has not taken up) and whose last is `last`.
+    pub fn height(&self, applied: Index, first: Index, last: Index) -> Height {
+        if applied > last.max(self.base) {
+            Height::BeyondLog
+        } else if applied < self.base.max(first.saturating_sub(1)) {
+            Height::BeforeLog
+        } else {
+            Height::WithinLog
+        }
+    }
+
     /// An instance that has applied less than this cannot be brought up to date from the log: what it
     /// lacks, or what was decided about it, is known no more.
     pub fn base(&self) -> Index {
@@ -143,13 +179,8 @@ impl Walk {
 
     /// Turns entries into what is sent. Entries behind the first one that must wait for an outcome
     /// of this very batch are left over.
-    pub fn admit(
-        &mut self,
-        mut entries: Vec<Entry>,
-    ) -> (Vec<pb::Entry>, Vec<Position>, Vec<Entry>) {
+    pub fn admit(&mut self, mut entries: Vec<Entry>) -> (Vec<Sent>, Vec<Entry>) {
         let mut sent = Vec::with_capacity(entries.len());
-        let mut positions = Vec::with_capacity(entries.len());
-        let mut used = 0;
         for entry in &entries {
             if entry.index > self.table.applied_index() {
                 if self.table.must_wait(entry) {
@@ -159,21 +190,18 @@ impl Walk {
             }
             let command = match &entry.payload {
                 Payload::Command(command) if self.commands.get(entry.index) => {
-                    pb::entry::Payload::Command(command.bytes.clone())
+                    Some(command.bytes.clone())
                 }
-                _ => pb::entry::Payload::Empty(pb::Empty {}),
+                _ => None,
             };
-            sent.push(pb::Entry {
-                index: entry.index,
-                term: entry.term,
+            sent.push(Sent {
+                position: entry.position(),
                 log_time_ms: entry.log_time_ms,
-                payload: Some(command),
+                command,
             });
-            positions.push(entry.position());
-            used += 1;
         }
-        let left = entries.split_off(used);
-        (sent, positions, left)
+        let left = entries.split_off(sent.len());
+        (sent, left)
     }
 
     fn admit_new(&mut self, entry: &Entry) {
@@ -251,7 +279,7 @@ impl Walk {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use raft_core::Command;
+    use crate::entry::Command;
 
     fn command(index: Index, session: Index, sequence: u64) -> Entry {
         let bytes = Bytes::from(format!("command {index}"));
@@ -285,8 +313,8 @@ mod tests {
         }
     }
 
-    fn is_command(entry: &pb::Entry) -> bool {
-        matches!(entry.payload, Some(pb::entry::Payload::Command(_)))
+    fn is_command(sent: &Sent) -> bool {
+        sent.command.is_some()
     }
 
     #[test]
@@ -298,22 +326,22 @@ mod tests {
             command(3, 1, 1),
             command(4, 0, 0),
         ];
-        let (sent, positions, left) = walk.admit(entries);
+        let (sent, left) = walk.admit(entries);
         assert_eq!(
             sent.iter().map(is_command).collect::<Vec<_>>(),
             [false, true]
         );
         assert_eq!(left.len(), 2);
-        walk.record(positions[0], said("")).unwrap();
-        walk.record(positions[1], said("done")).unwrap();
-        let (sent, positions, left) = walk.admit(left);
+        walk.record(sent[0].position, said("")).unwrap();
+        walk.record(sent[1].position, said("done")).unwrap();
+        let (sent, left) = walk.admit(left);
         assert_eq!(
             sent.iter().map(is_command).collect::<Vec<_>>(),
             [false, true]
         );
         assert!(left.is_empty());
-        let answer = walk.record(positions[0], said("ignored")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[0], said("done")));
+        let answer = walk.record(sent[0].position, said("ignored")).unwrap();
+        assert_eq!(answer, Answer::Outcome(sent[0].position, said("done")));
     }
 
     #[test]
@@ -321,8 +349,8 @@ mod tests {
         let log = vec![register(1), command(2, 1, 1), command(3, 1, 1)];
         let mut walk = Walk::default();
         for entry in &log {
-            let (_, positions, _) = walk.admit(vec![entry.clone()]);
-            walk.record(positions[0], said("first")).unwrap();
+            let (sent, _) = walk.admit(vec![entry.clone()]);
+            walk.record(sent[0].position, said("first")).unwrap();
         }
         assert_eq!(walk.next_after(0), 1, "an empty instance gets everything");
         assert_eq!(
@@ -330,34 +358,34 @@ mod tests {
             4,
             "one that is ahead goes on where the walk is"
         );
-        let (sent, positions, left) = walk.admit(log);
+        let (sent, left) = walk.admit(log);
         assert!(left.is_empty());
         assert_eq!(
             sent.iter().map(is_command).collect::<Vec<_>>(),
             [false, true, false]
         );
-        for position in positions {
-            assert_eq!(walk.record(position, said("second")), None);
+        for sent in sent {
+            assert_eq!(walk.record(sent.position, said("second")), None);
         }
-        let (_, positions, _) = walk.admit(vec![command(4, 1, 1)]);
-        let answer = walk.record(positions[0], said("third")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[0], said("first")));
+        let (sent, _) = walk.admit(vec![command(4, 1, 1)]);
+        let answer = walk.record(sent[0].position, said("third")).unwrap();
+        assert_eq!(answer, Answer::Outcome(sent[0].position, said("first")));
     }
 
     #[test]
     fn a_batch_whose_epoch_failed_is_sent_again_as_it_was() {
         let mut walk = Walk::default();
         let log = vec![register(1), command(2, 1, 1)];
-        let (first, _, _) = walk.admit(log.clone());
+        let (first, _) = walk.admit(log.clone());
         // The epoch ended here: nothing was recorded, and the instance may have applied both.
-        let (again, positions, _) = walk.admit(log);
-        assert_eq!(first, again);
+        let (sent, _) = walk.admit(log);
+        assert_eq!(first, sent);
         assert_eq!(
-            walk.record(positions[0], said("")),
-            Some(Answer::Registered(positions[0]))
+            walk.record(sent[0].position, said("")),
+            Some(Answer::Registered(sent[0].position))
         );
-        let answer = walk.record(positions[1], said("kept")).unwrap();
-        assert_eq!(answer, Answer::Outcome(positions[1], said("kept")));
+        let answer = walk.record(sent[1].position, said("kept")).unwrap();
+        assert_eq!(answer, Answer::Outcome(sent[1].position, said("kept")));
     }
 
     #[test]
@@ -369,9 +397,9 @@ mod tests {
         let mut resumed = Walk::default();
         for entry in std::iter::once(register(1)).chain(log) {
             for walk in [&mut whole, &mut resumed] {
-                let (_, positions, left) = walk.admit(vec![entry.clone()]);
+                let (sent, left) = walk.admit(vec![entry.clone()]);
                 assert!(left.is_empty());
-                walk.record(positions[0], said("done"));
+                walk.record(sent[0].position, said("done"));
             }
             if entry.index % 63 == 0 {
                 assert!(resumed.is_settled());
@@ -417,16 +445,16 @@ mod tests {
         let log = [register(1), command(2, 1, 1), command(3, 1, 1)];
         let walk = |skipped: bool, outcome: Outcome| {
             let mut walk = Walk::default();
-            let (_, positions, _) = walk.admit(vec![log[0].clone()]);
-            walk.record(positions[0], said(""));
+            let (sent, _) = walk.admit(vec![log[0].clone()]);
+            walk.record(sent[0].position, said(""));
             if skipped {
                 walk.skip(2);
             }
-            let (sent, positions, _) = walk.admit(vec![log[1].clone()]);
+            let (sent, _) = walk.admit(vec![log[1].clone()]);
             assert_eq!(is_command(&sent[0]), !skipped);
-            let first = walk.record(positions[0], outcome).unwrap();
-            let (_, positions, _) = walk.admit(vec![log[2].clone()]);
-            let retry = walk.record(positions[0], said("")).unwrap();
+            let first = walk.record(sent[0].position, outcome).unwrap();
+            let (sent, _) = walk.admit(vec![log[2].clone()]);
+            let retry = walk.record(sent[0].position, said("")).unwrap();
             let told = |answer| match answer {
                 Answer::Outcome(_, outcome) => outcome,
                 other => panic!("{other:?}"),
@@ -452,38 +480,38 @@ mod tests {
     #[test]
     fn an_order_that_names_a_retry_changes_nothing_of_what_it_is_told() {
         let mut walk = Walk::default();
-        let (_, positions, _) = walk.admit(vec![register(1), command(2, 1, 1)]);
-        walk.record(positions[0], said(""));
-        walk.record(positions[1], said("done"));
+        let (sent, _) = walk.admit(vec![register(1), command(2, 1, 1)]);
+        walk.record(sent[0].position, said(""));
+        walk.record(sent[1].position, said("done"));
         walk.skip(3);
-        let (sent, positions, _) = walk.admit(vec![command(3, 1, 1)]);
+        let (sent, _) = walk.admit(vec![command(3, 1, 1)]);
         assert!(!is_command(&sent[0]));
-        let retry = walk.record(positions[0], said(""));
-        assert_eq!(retry, Some(Answer::Outcome(positions[0], said("done"))));
+        let retry = walk.record(sent[0].position, said(""));
+        assert_eq!(retry, Some(Answer::Outcome(sent[0].position, said("done"))));
     }
 
     #[test]
     fn a_skipped_entry_is_sent_as_nothing_whether_it_was_tried_or_not() {
         for tried in [false, true] {
             let mut walk = Walk::default();
-            let (_, positions, _) = walk.admit(vec![register(1)]);
-            walk.record(positions[0], said(""));
+            let (sent, _) = walk.admit(vec![register(1)]);
+            walk.record(sent[0].position, said(""));
             if tried {
-                let (sent, _, _) = walk.admit(vec![command(2, 1, 1)]);
+                let (sent, _) = walk.admit(vec![command(2, 1, 1)]);
                 assert!(is_command(&sent[0]));
             }
             walk.skip(2);
-            let (sent, positions, _) = walk.admit(vec![command(2, 1, 1)]);
+            let (sent, _) = walk.admit(vec![command(2, 1, 1)]);
             assert!(!is_command(&sent[0]));
-            let Some(Answer::Outcome(_, told)) = walk.record(positions[0], said("")) else {
+            let Some(Answer::Outcome(_, told)) = walk.record(sent[0].position, said("")) else {
                 panic!("nobody is told")
             };
             assert_eq!(told.kind, OutcomeKind::Rejected);
             // A retry is told the same, and not run either.
-            let (sent, positions, _) = walk.admit(vec![command(3, 1, 1)]);
+            let (sent, _) = walk.admit(vec![command(3, 1, 1)]);
             assert!(!is_command(&sent[0]));
-            let again = walk.record(positions[0], said("")).unwrap();
-            assert_eq!(again, Answer::Outcome(positions[0], told));
+            let again = walk.record(sent[0].position, said("")).unwrap();
+            assert_eq!(again, Answer::Outcome(sent[0].position, told));
             walk.skip(3);
             assert_eq!(walk.recorded, 3, "what is recorded stays");
         }
