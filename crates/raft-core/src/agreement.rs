@@ -40,7 +40,8 @@ impl Agreement {
         hashes.dedup();
         for hash in &hashes {
             let votes = count(Some(*hash));
-            if votes.iter().all(|(votes, voters)| votes * 2 > *voters) {
+            let decides = |votes: usize, voters| votes * 2 > voters || mutant!(P4MinorityDecides);
+            if votes.iter().all(|(votes, voters)| decides(*votes, *voters)) {
                 return Agreement::Agreed(*hash);
             }
             possible |= votes

@@ -12,7 +12,11 @@ impl Raft {
         let Role::Leader(leading) = &self.role else {
             return;
         };
-        let own = self.disk.durable_index;
+        let own = if mutant!(OwnCopyBeforeDurable) {
+            self.log.last().index
+        } else {
+            self.disk.durable_index
+        };
         let configuration = self.configuration().1;
         let index = configuration.quorum_index(|voter| {
             if voter == self.id {
@@ -23,7 +27,8 @@ impl Raft {
                 leading.match_index(voter)
             }
         });
-        if index <= self.commit_index || self.log.term_at(index) != Some(self.term()) {
+        let of_this_term = self.log.term_at(index) == Some(self.term());
+        if index <= self.commit_index || !(of_this_term || mutant!(CommitOfEarlierTerm)) {
             return;
         }
         self.set_commit_index(index);
@@ -63,7 +68,11 @@ impl Raft {
     /// A follower takes the leader's word for what is committed, as far as its own log is known to
     /// be the leader's.
     pub(crate) fn follow_commit_index(&mut self, leaders: Index) {
-        let index = leaders.min(self.following.verified_index);
+        let index = if mutant!(CommitUnverified) {
+            leaders.min(self.log.last().index)
+        } else {
+            leaders.min(self.following.verified_index)
+        };
         if index > self.commit_index {
             self.set_commit_index(index);
         }

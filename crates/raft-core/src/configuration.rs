@@ -79,25 +79,45 @@ impl Configuration {
     /// Whether the nodes for which `has` is true are a majority; of both halves when joint.
     pub fn is_quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
         let majority = |voters: &BTreeSet<NodeId>| {
-            voters.iter().filter(|voter| has(**voter)).count() > voters.len() / 2
+            let counted = voters.iter().chain(self.counted_learners());
+            counted.filter(|voter| has(**voter)).count() >= majority_of(voters.len())
         };
-        majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+        if mutant!(JointOldHalfOnly) && self.is_joint() {
+            return majority(&self.outgoing);
+        }
+        let old_half = || self.outgoing.is_empty() || mutant!(JointNewHalfOnly);
+        majority(&self.voters) && (old_half() || majority(&self.outgoing))
     }
 
     /// The highest index that a majority has reached (both majorities when joint), given what each
     /// voter has. This is the definition itself: sort, and take the middle (§5.3).
     pub fn quorum_index(&self, reached: impl Fn(NodeId) -> Index) -> Index {
         let middle = |voters: &BTreeSet<NodeId>| {
-            let mut indices: Vec<Index> = voters.iter().map(|voter| reached(*voter)).collect();
+            let counted = voters.iter().chain(self.counted_learners());
+            let mut indices: Vec<Index> = counted.map(|voter| reached(*voter)).collect();
             indices.sort_unstable_by(|a, b| b.cmp(a));
-            indices.get(indices.len() / 2).copied().unwrap_or(0)
+            let middle = majority_of(voters.len()) - 1;
+            indices.get(middle).copied().unwrap_or(0)
         };
+        if mutant!(JointOldHalfOnly) && self.is_joint() {
+            return middle(&self.outgoing);
+        }
         let new = middle(&self.voters);
-        if self.outgoing.is_empty() {
+        if self.outgoing.is_empty() || mutant!(JointNewHalfOnly) {
             new
         } else {
             new.min(middle(&self.outgoing))
         }
+    }
+
+    /// Learners whose copies count: none.
+    fn counted_learners(&self) -> impl Iterator<Item = &NodeId> {
+        let count = if mutant!(LearnersCount) {
+            usize::MAX
+        } else {
+            0
+        };
+        self.learners.iter().take(count)
     }
 
     /// The configuration that ends a joint one (C_new): the outgoing voters that are neither voters
@@ -151,6 +171,15 @@ impl Configuration {
             grown,
             reason,
         })
+    }
+}
+
+/// How many are a majority of so many voters.
+fn majority_of(voters: usize) -> usize {
+    if mutant!(QuorumOfHalf) {
+        (voters / 2).max(1)
+    } else {
+        voters / 2 + 1
     }
 }
 

@@ -114,7 +114,12 @@ impl Following {
 
 impl Raft {
     pub(crate) fn arm_cold_start(&mut self) {
-        self.succession.cold_attempts_left = COLD_ATTEMPTS;
+        let attempts = if mutant!(E5NoColdStart) {
+            0
+        } else {
+            COLD_ATTEMPTS
+        };
+        self.succession.cold_attempts_left = attempts;
         let wait = self.dice.between(Duration::ZERO, COLD_START_SPREAD);
         self.succession.election_deadline = self.now + wait;
     }
@@ -150,7 +155,10 @@ impl Raft {
 
     /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1).
     fn may_campaign(&self) -> bool {
-        !self.retired && !self.stopping && self.configuration().1.is_voter(self.id)
+        let is_voter = self.configuration().1.is_voter(self.id) || mutant!(M5OutsiderCampaigns);
+        let stopping = self.stopping && !mutant!(M1StoppingCampaigns);
+        let sick = self.disk.sick && mutant!(D4SickNeverCampaigns);
+        !self.retired && !stopping && !sick && is_voter
     }
 
     pub(crate) fn run_election_timers(&mut self) {
@@ -200,8 +208,10 @@ impl Raft {
             at: self.now,
             lost: false,
         });
-        self.succession.hinted = None;
-        self.succession.probe = None;
+        if !mutant!(E2NotCleared) {
+            self.succession.hinted = None;
+            self.succession.probe = None;
+        }
         self.succession.cold_attempts_left = 0;
         if !matches!(self.role, Role::Follower) || self.following.leader != Some(leader) {
             self.become_follower(term, Some(leader));
@@ -231,11 +241,15 @@ impl Raft {
             .succession
             .last_use
             .is_some_and(|at| self.now.since(at) < full_term);
-        if !follows || heard.lost || !long_enough || used || self.succession.probe.is_some() {
+        let limited = (!long_enough || used) && !mutant!(E2NoLimit);
+        if !follows || heard.lost || limited || self.succession.probe.is_some() {
             return;
         }
         let (boot, term) = (heard.boot, heard.term);
         self.succession.probe = Some((peer, boot, term, self.now + PROBE_PATIENCE));
+        if mutant!(E2LostUnasked) {
+            return self.on_probed(peer, boot, term, false);
+        }
         self.effect(Effect::Probe { peer, boot, term });
     }
 
@@ -243,9 +257,11 @@ impl Raft {
         let Some((asked, asked_boot, asked_term, _)) = self.succession.probe else {
             return;
         };
-        if (asked, asked_boot, asked_term) != (peer, boot, term) {
+        let other = (asked, asked_boot, asked_term) != (peer, boot, term);
+        if other && !mutant!(E2AnyAnswer) {
             return;
         }
+        let (peer, boot, term) = (asked, asked_boot, asked_term);
         self.succession.probe = None;
         let Some(heard) = &mut self.following.heard else {
             return;
@@ -267,6 +283,7 @@ impl Raft {
         });
         if self.may_campaign() {
             let spread = self.dice.between(Duration::ZERO, PLACE_SPREAD);
+            let place = if mutant!(E1NoOrder) { 0 } else { place };
             let delay = PLACE_DELAY * u32::try_from(place).unwrap_or(u32::MAX) + spread;
             self.succession.hinted = Some(Hinted {
                 attempts_left: HINTED_ATTEMPTS,
@@ -305,6 +322,9 @@ impl Raft {
 
     /// Asks who would vote for this node, changing nothing yet (§9.6 of the dissertation).
     fn pre_campaign(&mut self, hinted: bool) {
+        if mutant!(PreVoteLeftOut) {
+            return self.campaign(hinted, 0);
+        }
         self.arm_election_timer();
         self.following.set_leader(None, self.term(), self.now);
         let term = self.term() + 1;
@@ -365,7 +385,7 @@ impl Raft {
 
     pub(crate) fn count_own_vote(&mut self) {
         let uncounted = matches!(&self.role, Role::Candidate(c) if !c.votes.contains_key(&self.id));
-        if uncounted && self.hard_state_is_durable() {
+        if uncounted && (self.hard_state_is_durable() || mutant!(SpeakBeforeDurable)) {
             self.count_vote(self.id, true);
         }
     }
@@ -402,8 +422,12 @@ impl Raft {
         };
         let votes = &campaign.votes;
         let (hinted, token) = (campaign.hinted, campaign.transfer_token);
-        let won = configuration
-            .is_quorum(|voter| votes.get(&voter) == Some(&true) && !self.is_suspect(voter));
+        let won = configuration.is_quorum(|voter| {
+            let granted = votes.get(&voter) == Some(&true)
+                || (mutant!(RefusalCounts) && votes.contains_key(&voter))
+                || (mutant!(QuorumOfTheLiving) && !votes.contains_key(&voter));
+            granted && !self.is_suspect(voter)
+        });
         let lost = !configuration.is_quorum(|voter| votes.get(&voter) != Some(&false));
         let term = self.term() + Term::from(pre_vote);
         if won && pre_vote {
@@ -440,8 +464,14 @@ impl Raft {
 
     /// Whether candidates are refused because a leader lives, as far as this node can tell (E3).
     fn hears_leader(&self) -> bool {
+        if mutant!(E3NoRefusal) {
+            return false;
+        }
         if matches!(self.role, Role::Leader(_)) {
             return true;
+        }
+        if mutant!(E5StartHearsLeader) && self.following.heard.is_none() {
+            return self.succession.cold_attempts_left > 0;
         }
         self.following.heard.as_ref().is_some_and(|heard| {
             !heard.lost && self.now.since(heard.at) < self.options.elect_timeout_min
@@ -452,7 +482,9 @@ impl Raft {
         let current = self.term();
         let token_counts = match &self.role {
             // The leader trusts only the token that it gave out itself.
-            Role::Leader(leading) => leading.transfer_token() == Some(request.transfer_token),
+            Role::Leader(leading) => {
+                leading.transfer_token() == Some(request.transfer_token) || mutant!(E3AnyToken)
+            }
             _ => request.transfer_token != 0 && request.term == current + 1,
         };
         let refusal = if request.term < current || (request.pre_vote && request.term == current) {
@@ -461,15 +493,20 @@ impl Raft {
             Some(HEARS_LEADER)
         } else if self.is_suspect(from) {
             Some(SUSPECT)
-        } else if !request.last.is_up_to_date(self.log.last()) {
+        } else if !request.last.is_up_to_date(self.log.last()) && !mutant!(UpToDateIgnored) {
             Some("its log is behind")
+        } else if mutant!(M5OwnConfigurationDecides) && !self.configuration().1.is_voter(from) {
+            Some("it is no voter here")
         } else {
             None
         };
+        if mutant!(E3TermBeforeRefusal) && request.term > current {
+            self.become_follower(request.term, None);
+        }
         if matches!(refusal, Some(HEARS_LEADER | SUSPECT)) || request.pre_vote {
             return self.answer_vote(from, request, refusal);
         }
-        if request.term > current {
+        if request.term > self.term() {
             if matches!(self.role, Role::Leader(_)) {
                 self.event(Event::SteppedDown {
                     term: current,
@@ -480,7 +517,9 @@ impl Raft {
         }
         let voted_for = self.hard_state().voted_for;
         let refusal = match refusal {
-            None if voted_for.is_some_and(|voted| voted != from) => Some("voted for another"),
+            None if voted_for.is_some_and(|voted| voted != from) && !mutant!(VoteTwice) => {
+                Some("voted for another")
+            }
             other => other,
         };
         if refusal.is_none() && voted_for.is_none() {
@@ -491,7 +530,7 @@ impl Raft {
 
     fn answer_vote(&mut self, from: NodeId, request: &RequestVote, refusal: Option<&'static str>) {
         let granted = refusal.is_none();
-        if granted {
+        if granted && !mutant!(E1NotQuiet) {
             self.succession.quiet_until = self.now + QUIET_AFTER_GRANT;
             if !request.pre_vote {
                 self.arm_election_timer();
@@ -529,7 +568,10 @@ impl Raft {
         }
         let mine = match &self.role {
             Role::PreCandidate(_) => reply.pre_vote && reply.request_term == self.term() + 1,
-            Role::Candidate(_) => !reply.pre_vote && reply.request_term == self.term(),
+            Role::Candidate(_) => {
+                (!reply.pre_vote || mutant!(PreVoteCounts))
+                    && (reply.request_term == self.term() || mutant!(StaleVoteCounts))
+            }
             _ => false,
         };
         if mine {

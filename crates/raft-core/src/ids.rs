@@ -60,6 +60,12 @@ impl Position {
 
     /// Whether a log that ends here is at least as up-to-date as one that ends at `other` (§5.4.1).
     pub fn is_up_to_date(self, other: Position) -> bool {
+        if mutant!(UpToDateByIndex) {
+            return self.index >= other.index;
+        }
+        if mutant!(UpToDateByTerm) {
+            return self.term >= other.term;
+        }
         (self.term, self.index) >= (other.term, other.index)
     }
 }

@@ -104,7 +104,11 @@ impl Raft {
         }
         self.role = Role::Leader(Box::new(Leading {
             elected_at: self.now,
-            log_time_base_ms: self.log.last_log_time_ms(),
+            log_time_base_ms: if mutant!(S3LogTimeBeginsAnew) {
+                0
+            } else {
+                self.log.last_log_time_ms()
+            },
             noop_index: last.index + 1,
             progress: progress.collect(),
             next_heartbeat: self.now,
@@ -117,7 +121,9 @@ impl Raft {
             uncommitted_bytes: inherited,
         }));
         // R1, §8: nothing of an earlier term counts as committed before this entry is.
-        self.append_as_leader(Payload::Noop);
+        if !mutant!(NoopLeftOut) {
+            self.append_as_leader(Payload::Noop);
+        }
         self.heartbeat();
         self.replicate_to_all();
         self.take_over_reads();
@@ -135,7 +141,12 @@ impl Raft {
             payload,
         };
         if let Some(leading) = self.leading() {
-            log_time_ms = log_time_ms.max(leading.log_time_ms(now));
+            let leaders = leading.log_time_ms(now);
+            log_time_ms = if mutant!(S3LogTimeBeginsAnew) {
+                leaders
+            } else {
+                log_time_ms.max(leaders)
+            };
             let cost = entry.cost_bytes();
             leading.uncommitted.push_back((index, cost));
             leading.uncommitted_bytes += cost;
@@ -174,7 +185,7 @@ impl Raft {
                 leader: self.leader(),
             });
         };
-        if self.log.dissolved_at.is_some() {
+        if self.log.dissolved_at.is_some() && !mutant!(F2AcceptsAfterDissolve) {
             return Some(Refusal::Dissolved);
         }
         let for_clients = matches!(
@@ -188,10 +199,10 @@ impl Raft {
         if !for_clients {
             return Some(Refusal::NotForClients);
         }
-        if leading.transfer.is_some() {
+        if leading.transfer.is_some() && !mutant!(TransferTakesEntries) {
             return Some(Refusal::Transferring);
         }
-        if !self.configuration().1.grown {
+        if !self.configuration().1.grown && !mutant!(F1AloneTakesEntries) {
             return Some(Refusal::Founding);
         }
         let limit = self.options.max_entry_bytes;
@@ -235,7 +246,7 @@ impl Raft {
         self.run_transfer();
         let due = self.leading().map(|leading| leading.next_heartbeat);
         if due.is_some_and(|due| self.now >= due) {
-            if !self.hears_quorum() {
+            if !self.hears_quorum() && !mutant!(E3NoCheckQuorum) {
                 return self.yield_role("a majority has not answered for too long");
             }
             self.hand_over_from_silence();
@@ -349,9 +360,8 @@ impl Raft {
             .filter(|(voter, progress)| {
                 // M1: never to a node that is leaving or stopping. D5: nor to one whose log may be
                 // shorter than it once said.
-                !self.is_suspect(*voter)
-                    && !leading.reconfiguring.is_leaving(*voter)
-                    && !progress.health.stopping
+                let goes = leading.reconfiguring.is_leaving(*voter) || progress.health.stopping;
+                !self.is_suspect(*voter) && (!goes || mutant!(M1LeaverInherits))
             })
             .map(|(voter, progress)| {
                 let health = progress.health;

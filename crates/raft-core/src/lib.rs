@@ -62,6 +62,34 @@
 //!
 //! Leases for reads (E4), witnesses, and the repair of a damaged log from peers (D6) are not here yet.
 
+/// Whether the rule that the mutant takes out is out of force (the module `mutants`, which only the feature
+/// of that name compiles): never, in anything that is shipped.
+#[cfg(feature = "mutants")]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::is_on($crate::mutants::Mutant::$name)
+    };
+}
+
+/// Whether the rule that the mutant takes out is out of force: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::never()
+    };
+}
+
+/// Behind `mutant!`: a function, since a plain `false` would have conditions simplified that hold more
+/// than one mutant.
+#[cfg(not(feature = "mutants"))]
+#[doc(hidden)]
+#[inline(always)]
+pub const fn never() -> bool {
+    false
+}
+
 pub mod agreement;
 pub mod configuration;
 pub mod durable;
@@ -69,6 +97,8 @@ pub mod entry;
 pub mod ids;
 pub mod io;
 pub mod message;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod options;
 pub mod reads;
 pub mod reconciler;

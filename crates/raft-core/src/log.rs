@@ -189,7 +189,9 @@ impl Log {
             index: last_index,
             term: self.terms.last().map_or(self.base.term, |(_, term)| *term),
         };
-        self.configurations.truncate_from(index);
+        if !mutant!(ConfigurationNotRolledBack) {
+            self.configurations.truncate_from(index);
+        }
         self.skips.split_off(&index);
         if self.dissolved_at.is_some_and(|at| at >= index) {
             self.dissolved_at = None;
@@ -238,9 +240,11 @@ impl Log {
         self.entries.clear();
         self.bytes = 0;
         self.skips.clear();
-        self.configurations = Configurations::default();
-        self.configurations
-            .append(snapshot.configuration_index, snapshot.configuration.clone());
+        if !mutant!(W2ConfigurationStays) {
+            self.configurations = Configurations::default();
+            let (index, configuration) = (snapshot.configuration_index, &snapshot.configuration);
+            self.configurations.append(index, configuration.clone());
+        }
         self.cluster_id = Some(snapshot.cluster_id);
         self.has_entries = true;
         self.dissolved_at = None;

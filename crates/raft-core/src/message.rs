@@ -201,5 +201,6 @@ impl Message {
     /// behind bulk (W3).
     pub fn is_bulk(&self) -> bool {
         matches!(self, Message::AppendEntries(_))
+            || (mutant!(W3HeartbeatsAreBulk) && matches!(self, Message::Heartbeat(_)))
     }
 }

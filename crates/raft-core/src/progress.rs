@@ -55,7 +55,11 @@ impl Progress {
     pub(crate) fn new(next_index: Index, now: Time) -> Progress {
         Progress {
             next_index,
-            match_index: 0,
+            match_index: if mutant!(MatchAssumed) {
+                next_index - 1
+            } else {
+                0
+            },
             mode: Mode::Probe { awaiting: None },
             pulling: None,
             fetching: None,

@@ -126,6 +126,15 @@ impl Raft {
             hard.current_term = log.last().term;
             hard.voted_for = None;
         }
+        if mutant!(TermForgottenByCrash) {
+            hard.current_term = log.last().term;
+        }
+        if mutant!(VoteForgottenByCrash) {
+            hard.voted_for = None;
+        }
+        if mutant!(D5MarksForgotten) {
+            hard.peers.clear();
+        }
         // What a snapshot covers is committed (§7).
         let covered = log.snapshot().map_or(0, |snapshot| snapshot.position.index);
         let covered = covered.min(log.last().index);
@@ -277,7 +286,7 @@ impl Raft {
     /// neither its votes nor its acknowledgements count, and it is neither voted for nor made a leader
     /// (D5).
     pub(crate) fn is_suspect(&self, peer: NodeId) -> bool {
-        self.suspects.contains_key(&peer)
+        self.suspects.contains_key(&peer) && !mutant!(D5SuspectCounts)
     }
 
     /// Whom this node takes for the leader of its term.
@@ -315,8 +324,26 @@ impl Raft {
         if index > self.commit_index || self.log.dissolved_at.is_some() {
             return None;
         }
-        let term = self.log.term_at(index)?;
-        let (configuration_index, configuration) = self.log.configurations.as_of(index);
+        let term = if mutant!(SnapshotOfPresentTerm) {
+            self.term()
+        } else {
+            self.log.term_at(index)?
+        };
+        let (configuration_index, configuration) = if mutant!(SnapshotOfLatestConfiguration) {
+            (index, self.configuration().1)
+        } else {
+            self.log.configurations.as_of(index)
+        };
+        let configuration = if mutant!(M3SnapshotWithoutTombstones) {
+            let removed = BTreeSet::new();
+            let configuration = (*configuration).clone();
+            Arc::new(Configuration {
+                removed,
+                ..configuration
+            })
+        } else {
+            configuration
+        };
         Some(SnapshotMeta {
             position: Position { index, term },
             cluster_id: self.log.cluster_id()?,
@@ -414,7 +441,7 @@ impl Raft {
     /// Sends now if the hard state is durable, else as soon as it is: no word in a term, and no vote,
     /// leaves before that (figure 2, "updated on stable storage before responding to RPCs").
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
-        if self.hard_state_is_durable() {
+        if self.hard_state_is_durable() || mutant!(SpeakBeforeDurable) {
             self.effects.push(Effect::Send { to, message });
         } else {
             if self.held.len() >= MAX_HELD_MESSAGES {
@@ -497,6 +524,9 @@ impl Raft {
         self.log.install(snapshot.clone());
         let write = self.begin_generation(0);
         write.install = Some(snapshot);
+        if mutant!(W2VoteForgotten) {
+            self.change_hard_state(|hard| hard.voted_for = None);
+        }
     }
 
     /// The log is another one from the next write on, and durable no further than up to here: reports of
@@ -504,7 +534,9 @@ impl Raft {
     fn begin_generation(&mut self, durable_index: Index) -> &mut Write {
         let disk = &mut self.disk;
         disk.generation += 1;
-        disk.durable_index = disk.durable_index.min(durable_index);
+        if !mutant!(D2DurableNotLowered) {
+            disk.durable_index = disk.durable_index.min(durable_index);
+        }
         let generation = disk.generation;
         let write = self.pending_write();
         write.generation = generation;
@@ -539,6 +571,7 @@ impl Raft {
             if let Some(write) = self.disk.outstanding.pop_front()
                 && self.now.since(write.since) < self.options.elect_timeout_min / 2
                 && self.disk.sick
+                && !mutant!(D4NeverHeals)
             {
                 self.disk.sick = false;
                 self.event(Event::DiskHealth { sick: false });
@@ -546,7 +579,8 @@ impl Raft {
         }
         self.disk.waiting_since = self.now;
         // D2: only a report of this generation, about an entry that is still the one in the log.
-        if report.generation == self.disk.generation && self.log.matches(report.last) {
+        let ours = report.generation == self.disk.generation && self.log.matches(report.last);
+        if ours || mutant!(D2LateReportCounts) {
             let installing = self.is_installing();
             self.disk.durable_index = self.disk.durable_index.max(report.last.index);
             if installing && let Some(snapshot) = self.log.snapshot().cloned() {
@@ -574,7 +608,9 @@ impl Raft {
         if self.now >= self.disk_deadline() {
             self.disk.sick = true;
             self.event(Event::DiskHealth { sick: true });
-            self.yield_leadership("its disk is sick");
+            if !mutant!(D4SickLeads) {
+                self.yield_leadership("its disk is sick");
+            }
         }
     }
 
@@ -603,7 +639,11 @@ impl Raft {
     fn finish(&mut self) -> Vec<Effect> {
         self.flush_write();
         // D1: committed and durable here, never one without the other.
-        let ready = self.commit_index.min(self.disk.durable_index);
+        let ready = if mutant!(D1AppliedBeforeDurable) {
+            self.commit_index
+        } else {
+            self.commit_index.min(self.disk.durable_index)
+        };
         if ready > self.committed_told {
             self.committed_told = ready;
             self.effects.push(Effect::Committed { index: ready });
@@ -663,6 +703,8 @@ impl Raft {
                 hard.voted_for = None;
             });
             self.following.new_term();
+        } else if mutant!(VoteForgottenByStepDown) {
+            self.change_hard_state(|hard| hard.voted_for = None);
         }
         let was = std::mem::replace(&mut self.role, Role::Follower);
         if let Role::Leader(leading) = was {
@@ -701,7 +743,11 @@ impl Raft {
         );
         let timeout = self.dice.between(min, max);
         // D4: the sick stand last, never aside for ever.
-        if self.disk.sick { timeout * 4 } else { timeout }
+        if self.disk.sick && !mutant!(D4SickInNoHurry) {
+            timeout * 4
+        } else {
+            timeout
+        }
     }
 
     // ---- peers' words ----
@@ -727,7 +773,7 @@ impl Raft {
             other => other,
         };
         let term = message.term();
-        if term < self.hard.current_term {
+        if term < self.hard.current_term && !mutant!(StaleTermObeyed) {
             return self.on_older_term(from, &message);
         }
         if term > self.hard.current_term {
@@ -737,7 +783,8 @@ impl Raft {
             );
             // A leader's configuration is the latest: nobody outside it can depose it by a term.
             let stranger = matches!(self.role, Role::Leader(_)) && !self.others().contains(&from);
-            if stranger && !leads {
+            let ignored = stranger && !leads && !mutant!(E3StrangerDeposes);
+            if ignored || mutant!(HigherTermIgnored) {
                 return;
             }
             let (theirs, ours) = (term, self.hard.current_term);
@@ -780,7 +827,7 @@ impl Raft {
                 | Message::Heartbeat(_)
                 | Message::ReadIndex { .. }
         );
-        if asks {
+        if asks && !mutant!(E3HigherTermNotTold) {
             let (theirs, ours) = (message.term(), self.hard.current_term);
             self.event(Event::MismatchTerm {
                 peer: from,
@@ -823,6 +870,7 @@ impl Raft {
             _ => (known, acked),
         };
         let less = boot < said.0 || term < said.1 || (term == acked.0 && durable_index < acked.1);
+        let less = less && !mutant!(D5RollbackUnnoticed);
         match suspect {
             // It stays a suspect: whatever it may still say counts for nothing.
             Some(_) if challenged && less => return self.effect(Effect::RolledBack { peer }),
@@ -836,6 +884,9 @@ impl Raft {
                     asked: self.now,
                 };
                 self.suspects.insert(peer, suspect);
+                if mutant!(D5CondemnedUnasked) {
+                    self.effect(Effect::RolledBack { peer });
+                }
                 return self.challenge(peer);
             }
             None => {}

@@ -204,7 +204,10 @@ impl Raft {
             self.start_read_round();
         } else {
             self.follower_reads.earliest.note(deadline);
-            self.follower_reads.waiting.push_back((request, deadline));
+            match &mut self.follower_reads.asked {
+                Some(asked) if mutant!(R2JoinsAsk) => asked.reads.push((request, deadline)),
+                _ => self.follower_reads.waiting.push_back((request, deadline)),
+            }
             self.ask_for_reads();
         }
     }
@@ -231,8 +234,14 @@ impl Raft {
         let Some(leading) = self.leading() else {
             return;
         };
-        let idle = leading.reads.round.is_none() && !leading.reads.waiting.is_empty();
-        if !idle || commit_index < leading.noop_index {
+        let LeaderReads { round, waiting, .. } = &mut leading.reads;
+        if mutant!(R2JoinsRound)
+            && let Some(round) = round
+        {
+            round.reads.extend(waiting.drain(..));
+        }
+        let idle = round.is_none() && !waiting.is_empty();
+        if !idle || (commit_index < leading.noop_index && !mutant!(R1BeforeOwnTerm)) {
             return;
         }
         leading.reads.rounds += 1;
@@ -263,7 +272,7 @@ impl Raft {
             voter == self.id
                 || (!self.is_suspect(voter) && leading.progress.get(&voter).is_some_and(answered))
         });
-        if !confirmed {
+        if !confirmed && !mutant!(R2NoRound) {
             return;
         }
         let Some(round) = self
@@ -337,7 +346,7 @@ impl Raft {
         let (term, now) = (self.term(), self.now);
         let reads = &mut self.follower_reads;
         let number = reads.next_ask;
-        reads.next_ask += 1;
+        reads.next_ask += u64::from(!mutant!(R2AsksReused));
         let riding = reads.waiting.drain(..).collect();
         reads.asked = Some(Ask {
             number,
@@ -352,7 +361,8 @@ impl Raft {
         let Some(asked) = &self.follower_reads.asked else {
             return;
         };
-        if asked.number != ask || asked.leader != from {
+        let other = asked.number != ask && !mutant!(R2AnyAnswer);
+        if other || asked.leader != from {
             return;
         }
         let reads = self

@@ -99,7 +99,9 @@ fn is_safe(view: &View<'_>, plan: &Plan) -> bool {
         voters: plan.voters.clone(),
         ..Configuration::default()
     };
-    plan.voters.len() % 2 == 1 && view.configuration.is_quorum(answers) && next.is_quorum(answers)
+    let healthy = view.configuration.is_quorum(answers) && next.is_quorum(answers);
+    let odd = plan.voters.len() % 2 == 1 || mutant!(M2EvenVoters);
+    odd && (healthy || mutant!(M4NoHealthyMajority))
 }
 
 /// Learners fit to vote: kept up for long enough, in contact, well, and not about to go.
@@ -110,7 +112,8 @@ fn spares(view: &View<'_>) -> Vec<NodeId> {
                 let stable = view.options.server_stabilization_time;
                 measured.healthy
                     && measured.silent_for < view.options.elect_timeout_max
-                    && measured.caught_up_for.is_some_and(|time| time >= stable)
+                    && (measured.caught_up_for.is_some_and(|time| time >= stable)
+                        || mutant!(M6PromotedUnproven))
             })
     };
     view.configuration
@@ -130,7 +133,11 @@ fn plan_leaves(view: &View<'_>) -> Option<Plan> {
         return None;
     }
     let before = view.configuration.voters.len();
-    let floor = view.options.min_voters.min(before);
+    let floor = if mutant!(M1NoFloor) {
+        1
+    } else {
+        view.options.min_voters.min(before)
+    };
     let mut plan = plan_from(view, format!("{} node(s) asked to leave", leavers.len()));
     plan.automatic = false;
     plan.voters.retain(|voter| !leavers.contains(voter));
@@ -150,7 +157,7 @@ fn plan_leaves(view: &View<'_>) -> Option<Plan> {
     while plan.voters.len() < floor {
         plan.voters.insert(keepable.next()?);
     }
-    if plan.voters.len().is_multiple_of(2) {
+    if plan.voters.len().is_multiple_of(2) && !mutant!(M2EvenVoters) {
         if plan.voters.len() > floor {
             let quietest = quietest_voter(view, &plan.voters)?;
             plan.voters.remove(&quietest);
@@ -192,7 +199,12 @@ fn silent_voters(view: &View<'_>, limit: Duration) -> Vec<NodeId> {
 
 /// A dead voter gives its vote to a spare and becomes a learner (M4).
 fn plan_replacement(view: &View<'_>) -> Option<Plan> {
-    let dead = silent_voters(view, view.options.dead_server_timeout);
+    let limit = if mutant!(M4DeadAtOnce) {
+        view.options.elect_timeout_max
+    } else {
+        view.options.dead_server_timeout
+    };
+    let dead = silent_voters(view, limit);
     let swaps: Vec<_> = dead.into_iter().zip(spares(view)).collect();
     let (first, _) = swaps.first()?;
     let seconds = view.options.dead_server_timeout.as_secs_f32();
@@ -203,7 +215,11 @@ fn plan_replacement(view: &View<'_>) -> Option<Plan> {
     let mut plan = plan_from(view, reason);
     for (dead, spare) in swaps {
         plan.voters.remove(&dead);
-        plan.learners.insert(dead);
+        if mutant!(M4ReplacedIsRemoved) {
+            plan.removed.insert(dead);
+        } else {
+            plan.learners.insert(dead);
+        }
         plan.voters.insert(spare);
         plan.learners.remove(&spare);
     }
@@ -250,7 +266,7 @@ fn plan_promotion(view: &View<'_>) -> Option<Plan> {
     let spares = spares(view);
     let now = view.configuration.voters.len();
     let within = (now + spares.len()).min(view.options.voters);
-    let target = if within.is_multiple_of(2) {
+    let target = if within.is_multiple_of(2) && !mutant!(M2EvenVoters) {
         within.saturating_sub(1)
     } else {
         within
@@ -270,7 +286,7 @@ fn plan_promotion(view: &View<'_>) -> Option<Plan> {
 fn plan_joins(view: &View<'_>) -> Option<Plan> {
     let new = |node: &&NodeId| {
         !view.configuration.contains(**node)
-            && !view.configuration.removed.contains(node)
+            && (!view.configuration.removed.contains(node) || mutant!(M3RemovedReturns))
             && !view.leaving.contains(node)
     };
     let joining: Vec<NodeId> = view

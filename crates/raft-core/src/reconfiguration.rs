@@ -125,8 +125,12 @@ impl Raft {
         let Some(leading) = self.leading() else {
             return;
         };
-        let settled = commit_index >= leading.noop_index && index <= commit_index;
+        let known = commit_index >= leading.noop_index || mutant!(M5ChangeBeforeOwnTerm);
+        let settled = known && (index <= commit_index || mutant!(M5TwoChanges));
         if !settled || leading.transfer.is_some() || self.log.dissolved_at.is_some() {
+            return;
+        }
+        if configuration.is_joint() && mutant!(M5JointNotEnded) {
             return;
         }
         if configuration.is_joint() {
@@ -173,7 +177,10 @@ impl Raft {
         let gathered: BTreeSet<NodeId> = changes
             .leaves
             .iter()
-            .filter(|(_, l)| !l.kept && now.since(l.since) >= options.leave_gathering_time)
+            .filter(|(_, l)| {
+                let gathered = now.since(l.since) >= options.leave_gathering_time;
+                !l.kept && (gathered || mutant!(M1NotGathered))
+            })
             .map(|(node, _)| *node)
             .collect();
         let waiting = changes.leaves.values().any(|leaving| !leaving.kept);
@@ -189,7 +196,8 @@ impl Raft {
             joinable: &joinable,
             leaving: &changes.leaves.keys().copied().collect(),
             options: &options,
-            automation: changes.automatic.len() < options.automatic_changes_per_hour as usize,
+            automation: changes.automatic.len() < options.automatic_changes_per_hour as usize
+                || mutant!(M4NoBudget),
         })
     }
 
@@ -213,14 +221,18 @@ impl Raft {
             return self.event(Event::ConfigurationFull { nodes, tombstones });
         }
         self.append_configuration(Configuration {
-            outgoing: if voters_change {
+            outgoing: if voters_change && !mutant!(JointLeftOut) {
                 current.voters.clone()
             } else {
                 BTreeSet::new()
             },
             voters: plan.voters,
             learners: plan.learners,
-            removed: current.removed.union(&plan.removed).copied().collect(),
+            removed: if mutant!(M3TombstonesForgotten) {
+                plan.removed
+            } else {
+                current.removed.union(&plan.removed).copied().collect()
+            },
             grown: current.grown || nodes > 1,
             reason,
         });
@@ -269,7 +281,8 @@ impl Raft {
             leading.reconfiguring.look_again();
         }
         // M5: a leader that is not part of it has done its duty.
-        if !configuration.is_voter(self.id) && matches!(self.role, Role::Leader(_)) {
+        let outside = !configuration.is_voter(self.id) && !mutant!(M5OutsiderLeads);
+        if outside && matches!(self.role, Role::Leader(_)) {
             self.yield_role("it is no voter of the new configuration");
         }
     }
@@ -314,7 +327,8 @@ impl Raft {
     /// appended before stands before the Dissolve entry, so an empty log up to here is enough.
     pub(crate) fn give_way(&mut self) {
         let settled = self.configuration().0 <= self.commit_index;
-        if self.leading().is_none() || self.log.has_entries || !settled {
+        let has_entries = self.log.has_entries && !mutant!(F2ContentGivesWay);
+        if self.leading().is_none() || has_entries || !settled {
             return;
         }
         if self.log.dissolved_at.is_none() {

@@ -168,6 +168,10 @@ impl Raft {
                 self.advance_commit_index();
                 self.tell_commit_index();
             }
+            AppendOutcome::Conflict { refused, .. } if mutant!(ConflictAcknowledges) => {
+                progress.acknowledged(refused.min(last), now);
+                self.advance_commit_index();
+            }
             AppendOutcome::Conflict { refused, hint } => {
                 self.look_further_back(from, refused, hint)
             }
@@ -221,7 +225,7 @@ impl Raft {
         if reply.round <= leading.reads.rounds() {
             progress.round = progress.round.max(reply.round);
         }
-        if progress.is_stuck(&self.options, now) {
+        if progress.is_stuck(&self.options, now) && !mutant!(LostAppendNotRepeated) {
             progress.probe(now);
         }
         self.note_catching_up(from);
@@ -267,7 +271,9 @@ impl Raft {
             return;
         }
         // W3: every word of the leader refreshes the timer, a refused one too.
-        self.hear_leader(from, None);
+        if !mutant!(W3RefusedIsNoWord) || self.log.matches(append.previous) {
+            self.hear_leader(from, None);
+        }
         let AppendEntries {
             previous,
             entries,
@@ -283,7 +289,8 @@ impl Raft {
             return self.event(Event::Nonsense { peer: from, what });
         };
         // Rule 2: refuse if the entry before the first one is not here with that term.
-        if !self.log.matches(previous) {
+        let joins = mutant!(LogMatchingByIndex) && previous.index <= self.log.last().index;
+        if !self.log.matches(previous) && !joins {
             let outcome = AppendOutcome::Conflict {
                 refused: previous.index,
                 hint: self.log.last_possible_match(previous),
@@ -296,18 +303,21 @@ impl Raft {
         }
         let last_sent = previous.index + entries.len() as Index;
         for entry in entries {
-            if self.log.matches(entry.position()) {
+            let known = self.log.matches(entry.position()) && !mutant!(TruncateWithoutConflict);
+            let kept = mutant!(ConflictKept) && entry.index <= self.log.last().index;
+            if known || kept {
                 continue; // Known already: a repeated or overtaken message.
             }
             // Rule 3: an entry of another term at the same index goes, with all that follow it.
             if entry.index <= self.log.last().index {
                 // The founding entry binds from the moment that it is in the log (F4).
-                let founded = Index::from(self.cluster_id().is_some());
+                let founded =
+                    Index::from(self.cluster_id().is_some() && !mutant!(F4FoundingReplaced));
                 let settled = self
                     .commit_index
                     .max(self.following.verified_index)
                     .max(founded);
-                if entry.index <= settled {
+                if entry.index <= settled && !mutant!(TruncateWithoutConflict) {
                     let what = "an AppendEntries that contradicts what is settled";
                     return self.event(Event::Nonsense { peer: from, what });
                 }
@@ -354,8 +364,14 @@ impl Raft {
         let Some(leader) = following.leader() else {
             return;
         };
-        let index = following.verified_index.min(self.disk.durable_index);
-        let complete = index == following.verified_index;
+        let index = if mutant!(AckBeforeDurable) {
+            following.verified_index
+        } else if mutant!(AckUnverified) {
+            self.disk.durable_index
+        } else {
+            following.verified_index.min(self.disk.durable_index)
+        };
+        let complete = index >= following.verified_index;
         let grown = index > following.acknowledged;
         if leader == self.id || !(grown || (complete && following.owes_acknowledgement)) {
             return;

@@ -241,7 +241,9 @@ impl SessionTable {
             return false;
         };
         let session = self.sessions.get(&command.session);
-        session.is_some_and(|session| session.outcomes.get(&command.sequence) == Some(&None))
+        let executing =
+            session.is_some_and(|session| session.outcomes.get(&command.sequence) == Some(&None));
+        executing && !mutant!(S2SameBatchNotAwaited)
     }
 
     /// Decides about the next entry, and takes note of it. To be called once for every index, in
@@ -255,7 +257,7 @@ impl SessionTable {
         self.applied_index = entry.index;
         match &entry.payload {
             Payload::Command(command) => {
-                let skipped = self.skipped.remove(&entry.index);
+                let skipped = self.skipped.remove(&entry.index) && !mutant!(P5SkippedRuns);
                 self.admit_command(command, entry, skipped)
             }
             Payload::RegisterSession => {
@@ -282,7 +284,9 @@ impl SessionTable {
             } => {
                 // S3: void if the session was active after the leader looked.
                 let idle = self.sessions.get(session);
-                if idle.is_some_and(|session| session.last_activity <= *seen_activity) {
+                if idle.is_some_and(|session| session.last_activity <= *seen_activity)
+                    || mutant!(S3ExpiresTheActive)
+                {
                     self.end(*session);
                 }
                 Admission::Nothing(AppliedKind::Other)
@@ -316,15 +320,24 @@ impl SessionTable {
             return admission;
         }
         if !self.touch(command.session, command.acked_below, entry) {
+            if mutant!(S2ExpiredRuns) {
+                return admission;
+            }
             return Admission::Refused(SessionRefusal::Expired);
         }
         let Some(session) = self.sessions.get_mut(&command.session) else {
             return Admission::Refused(SessionRefusal::Expired);
         };
-        if command.sequence < session.acked_below {
+        if command.sequence < session.acked_below && !mutant!(S2StaleRuns) {
             return Admission::Refused(SessionRefusal::Stale);
         }
-        if let Some(known) = session.outcomes.get(&command.sequence) {
+        let last = session.outcomes.last_key_value();
+        if mutant!(S2LastSequenceOnly) && last.is_some_and(|(last, _)| command.sequence < *last) {
+            return Admission::Duplicate(Outcome::forgotten());
+        }
+        if let Some(known) = session.outcomes.get(&command.sequence)
+            && !mutant!(S2RetryRuns)
+        {
             return Admission::Duplicate(known.clone().unwrap_or_else(Outcome::forgotten));
         }
         self.outcome_bytes += bytes_of(outcome.as_ref());
@@ -332,7 +345,9 @@ impl SessionTable {
         while session.outcomes.len() > SESSION_WINDOW {
             if let Some((oldest, outcome)) = session.outcomes.pop_first() {
                 self.outcome_bytes -= bytes_of(outcome.as_ref());
-                session.acked_below = session.acked_below.max(oldest + 1);
+                if !mutant!(S2WindowForgets) {
+                    session.acked_below = session.acked_below.max(oldest + 1);
+                }
             }
         }
         admission
@@ -408,8 +423,10 @@ impl SessionTable {
         out.put_u64(self.applied_index);
         out.put_u64(self.chain.hash);
         out.put_u8(u8::from(self.chain.is_broken));
-        out.put_u32(u32::try_from(self.sessions.len()).unwrap_or(u32::MAX));
-        for (id, session) in &self.sessions {
+        let none = mutant!(S4NoSessions);
+        let kept = if none { 0 } else { self.sessions.len() };
+        out.put_u32(u32::try_from(kept).unwrap_or(u32::MAX));
+        for (id, session) in self.sessions.iter().take(kept) {
             out.put_u64(*id);
             out.put_u64(session.last_activity);
             out.put_u64(session.last_active_ms);

@@ -36,6 +36,11 @@ impl Raft {
         let trailing = self.options.snapshot_trailing_entries;
         let wanted = covered.saturating_sub(trailing).min(self.least_needed());
         let most = keep_from.saturating_sub(1).min(covered);
+        let most = if mutant!(S4CutBeyondSnapshot) {
+            self.commit_index
+        } else {
+            most
+        };
         let index = wanted.max(most).min(self.disk.durable_index);
         if index <= self.log.base().index {
             return;
@@ -94,11 +99,12 @@ impl Raft {
             .is_some_and(|cluster| cluster != snapshot.cluster_id);
         let position = snapshot.position;
         let impossible = foreign || position.term > self.term() || position.index > MAX_INDEX;
-        if impossible || matches!(self.role, Role::Leader(_)) || position.index <= self.commit_index
-        {
+        let older = position.index <= self.commit_index && !mutant!(W2OlderInstalled);
+        if impossible || matches!(self.role, Role::Leader(_)) || older {
             return;
         }
-        if self.log.matches(position) {
+        let stays = mutant!(W2ConflictingLogStays) && position.index <= self.log.last().index;
+        if self.log.matches(position) || stays {
             self.log.set_snapshot(snapshot);
         } else if position.index <= self.following.verified_index {
             // This log is the leader's up to there, and the leader's log holds what is committed.

@@ -76,7 +76,7 @@ impl Raft {
         let Some(Transfer { to, .. }) = leading.transfer else {
             return;
         };
-        let has_all = leading.match_index(to) == last;
+        let has_all = leading.match_index(to) == last || mutant!(TransferBeforeCaughtUp);
         let ready = has_all && !self.is_suspect(to);
         let Some(leading) = self.leading() else {
             return;

@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use raft_core::{Boot, ClusterId, NodeId};
+use raft_core::{Boot, ClusterId, NodeId, mutant};
 
 use crate::disk::{Disk, Doing, Failure, read_small, replace};
 use crate::segment::segment_number;
@@ -157,6 +157,7 @@ impl Identity {
         }
         if let Some(cluster_id) = content.cluster_id
             && !has_log
+            && !mutant!(D5StartsWithoutLog)
         {
             return Err(IdentityError::WithoutLog { path, cluster_id });
         }
@@ -210,6 +211,7 @@ impl Identity {
     pub fn settle(&mut self, log: Option<ClusterId>) -> Result<(), IdentityError> {
         match (self.content.cluster_id, log) {
             (_, Some(cluster_id)) => self.bind(cluster_id),
+            (Some(_), None) if mutant!(D5StartsWithoutLog) => Ok(()),
             (Some(cluster_id), None) => {
                 let path = self.disk.path(IDENTITY_FILE);
                 Err(IdentityError::WithoutLog { path, cluster_id })
@@ -227,7 +229,7 @@ impl Identity {
     pub fn bind(&mut self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         match self.content.cluster_id {
             Some(ours) if ours == cluster_id => Ok(()),
-            Some(ours) => {
+            Some(ours) if !mutant!(F4BoundAnew) => {
                 let path = self.disk.path(IDENTITY_FILE);
                 Err(IdentityError::OtherCluster {
                     path,
@@ -235,7 +237,7 @@ impl Identity {
                     other: cluster_id,
                 })
             }
-            None => self.store(Content {
+            _ => self.store(Content {
                 cluster_id: Some(cluster_id),
                 ..self.content
             }),
@@ -247,7 +249,12 @@ impl Identity {
     /// # Errors
     /// The disk refused: the node must stop.
     pub fn next_boot(&mut self) -> Result<Boot, IdentityError> {
-        let boot = self.content.boot.saturating_add(1);
+        let before = if mutant!(D5BootNotCounted) {
+            0
+        } else {
+            self.content.boot
+        };
+        let boot = before.saturating_add(1);
         self.store(Content {
             boot,
             ..self.content

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{ClusterId, Index, Position, SnapshotMeta};
+use raft_core::{ClusterId, Index, Position, SnapshotMeta, mutant};
 
 use crate::disk::{Disk, DiskFile, Doing, Failure};
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, SegmentHeader};
@@ -330,7 +330,7 @@ fn replay_segment(
                     return Err(wrong(replay, end.end, what));
                 }
                 let rest = survey(disk, &mut window, header.generation, end.end)?;
-                if rest.promised {
+                if rest.promised && !mutant!(D3NoWitness) {
                     return Err(wrong(replay, end.end, what));
                 }
                 end.dirty_end = rest.dirty_end;
@@ -355,15 +355,18 @@ fn read_batch(
     let Some((header, checksum)) = BatchHeader::decode(&bytes) else {
         return Ok(Err("there is no intact header of a batch"));
     };
-    if header.generation != segment.header.generation || header.offset != offset {
+    let ours = header.generation == segment.header.generation || mutant!(D3AnySegment);
+    if !ours || header.offset != offset {
         return Ok(Err("the batch belongs to another segment or place"));
     }
-    if header.previous != end.checksum || header.synced > offset {
+    let continues = header.previous == end.checksum || mutant!(D3AnySegment);
+    if !continues || header.synced > offset {
         return Ok(Err("the batch does not continue the one before"));
     }
     let body_at = offset + BATCH_HEADER_BYTES as u64;
     let body = window.read(disk, body_at, u64::from(header.body_bytes))?;
-    if body.len() != header.body_bytes as usize || crc32c::crc32c(&body) != header.body_crc {
+    let sound = crc32c::crc32c(&body) == header.body_crc || mutant!(D3ChecksumIgnored);
+    if body.len() != header.body_bytes as usize || !sound {
         return Ok(Err("the batch fails its checksum"));
     }
     Ok(Ok((header, checksum, body)))
@@ -452,7 +455,7 @@ fn finish(disk: &dyn Disk, segment: &Segment, end: &End) -> Result<(), OpenError
     let (file, name) = (&segment.file, &*segment.name);
     let zeros = vec![0; (end.dirty_end - end.end).min(READ_BYTES as u64) as usize];
     let mut at = end.end;
-    while at < end.dirty_end {
+    while at < end.dirty_end && !mutant!(D3TailKept) {
         let chunk = (end.dirty_end - at).min(READ_BYTES as u64);
         file.write_at(at, &zeros[..chunk as usize])
             .doing("write", disk, name)?;
@@ -460,7 +463,7 @@ fn finish(disk: &dyn Disk, segment: &Segment, end: &End) -> Result<(), OpenError
     }
     let mut at = end.synced;
     let mut window = Window::new(segment);
-    while at < end.end {
+    while at < end.end && !mutant!(D7CacheBelieved) {
         let bytes = window.read(disk, at, (end.end - at).min(READ_BYTES as u64))?;
         file.write_at(at, &bytes).doing("write", disk, name)?;
         at += bytes.len() as u64;

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use raft_core::{ClusterId, Index, Position, SnapshotMeta, Term};
+use raft_core::{ClusterId, Index, Position, SnapshotMeta, Term, mutant};
 
 use crate::disk::{Disk, Doing, Failure, is_full, remove};
 use file::{File, Trouble};
@@ -397,8 +397,10 @@ impl Shared {
         let _changing = self.changing();
         disk.rename(half_made, &name)
             .doing("rename", disk, half_made)?;
-        disk.sync_dir()
-            .doing("sync the directory of", disk, &name)?;
+        if !mutant!(S4DirectoryNotSynced) {
+            disk.sync_dir()
+                .doing("sync the directory of", disk, &name)?;
+        }
         let key = place(info.meta.position);
         let mut kept = self.kept();
         kept.damaged

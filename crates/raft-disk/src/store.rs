@@ -3,10 +3,11 @@
 mod compaction;
 mod opening;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use raft_core::{ClusterId, HardState, Index, Payload, Persisted, Position, Write};
+use raft_core::{ClusterId, HardState, Index, Payload, Persisted, Position, Write, mutant};
 
 use crate::catalog::Terms;
 use crate::disk::{Disk, DiskFile, Doing, Failure, is_full};
@@ -336,9 +337,7 @@ impl LogStore {
                     .write_at(current.end, &self.buffer)
                     .doing("write", &*self.disk, name)
                     .map_err(full_or_poisoned)?;
-                current
-                    .file
-                    .sync()
+                sync(&*current.file)
                     .doing("sync", &*self.disk, name)
                     .map_err(poisoned)?;
                 let offset = current.end;
@@ -381,7 +380,11 @@ impl LogStore {
             last: self.terms.last(),
             previous_end,
             previous_checksum,
-            hard_state: self.hard_state.clone(),
+            hard_state: if mutant!(D7HardStateNotRepeated) {
+                HardState::default()
+            } else {
+                self.hard_state.clone()
+            },
         };
         let mut start = Vec::new();
         let checksum = header.encode(&mut start);
@@ -421,9 +424,11 @@ impl LogStore {
         disk.rename(&half_made, &name)
             .doing("rename", &*disk, &half_made)
             .map_err(poisoned)?;
-        disk.sync_dir()
-            .doing("sync the directory of", &*disk, &name)
-            .map_err(poisoned)?;
+        if !mutant!(D7DirectoryNotSynced) {
+            disk.sync_dir()
+                .doing("sync the directory of", &*disk, &name)
+                .map_err(poisoned)?;
+        }
 
         let name: Arc<str> = name.into();
         self.shared.bytes_used.fetch_add(bytes, Ordering::Relaxed);
@@ -533,8 +538,22 @@ fn seal_batch(
     header.encode(buffer)
 }
 
+/// Never tried again when it fails (D7).
+fn sync(file: &dyn DiskFile) -> io::Result<()> {
+    if mutant!(D7NoSync) {
+        return Ok(());
+    }
+    match file.sync() {
+        Err(_) if mutant!(D7SyncTriedAgain) => file.sync(),
+        synced => synced,
+    }
+}
+
 fn fill(disk: &dyn Disk, name: &str, file: &dyn DiskFile, start: &[u8]) -> Result<(), Failure> {
     file.write_at(0, start).doing("write", disk, name)?;
+    if mutant!(D7NamedBeforeDurable) {
+        return Ok(());
+    }
     file.sync().doing("sync", disk, name)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_core::{Position, Recovered, SnapshotMeta, Write};
+use raft_core::{Position, Recovered, SnapshotMeta, Write, mutant};
 
 use super::{LogStore, MIN_SEGMENT_BYTES, Options, WriteError};
 use crate::disk::{Disk, Doing, Failure};
@@ -31,7 +31,7 @@ impl LogStore {
         )?;
         let beyond = snapshot
             .as_ref()
-            .filter(|snapshot| !replay.holds(snapshot.position));
+            .filter(|snapshot| !replay.holds(snapshot.position) && !mutant!(W2HalfSwitch));
         if let Some(snapshot) = beyond {
             replay.configurations.clear();
             replay.dissolved_at = None;
