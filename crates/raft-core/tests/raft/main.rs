@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod clusters;
+mod few;
 mod late_answers;
 mod nonsense;
 mod one;
 mod paper;
+mod peers;
 mod recovered;
 mod rules;
 mod snapshots;

@@ -9,7 +9,7 @@ use raft_core::{
     Payload, Position, RoleName, SnapshotMeta, Term,
 };
 
-fn no_trail() -> Options {
+pub fn no_trail() -> Options {
     Options {
         snapshot_trailing_entries: 0,
         ..Options::default()
@@ -17,10 +17,10 @@ fn no_trail() -> Options {
 }
 
 /// The bench's logs have no founding entry; a snapshot must name a cluster.
-const CLUSTER: ClusterId = ClusterId(0xc1);
+pub const CLUSTER: ClusterId = ClusterId(0xc1);
 
 /// A leader of nodes 1, 2, 3 that founded the cluster, with `entries` entries that all have.
-fn leader(options: Options, entries: usize) -> One {
+pub fn leader(options: Options, entries: usize) -> One {
     let mut one = One::with(1, Configuration::default(), &[], options);
     one.settle(Input::Found {
         cluster_id: CLUSTER,
@@ -58,14 +58,14 @@ fn meta(position: Position, numbers: &[u64]) -> Arc<SnapshotMeta> {
     })
 }
 
-fn received(one: &mut One, snapshot: &Arc<SnapshotMeta>) -> Vec<Effect> {
+pub fn received(one: &mut One, snapshot: &Arc<SnapshotMeta>) -> Vec<Effect> {
     one.snapshot = Some(snapshot.clone());
     one.step(Input::SnapshotReceived {
         snapshot: snapshot.clone(),
     })
 }
 
-fn offers(effects: &[Effect]) -> Vec<(NodeId, Position)> {
+pub fn offers(effects: &[Effect]) -> Vec<(NodeId, Position)> {
     let mut found = Vec::new();
     for (to, message) in sent(effects) {
         if let Message::InstallSnapshot { position, .. } = message {

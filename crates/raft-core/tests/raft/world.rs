@@ -196,6 +196,11 @@ pub struct World {
     /// Snapshots that a log gave way to, and that were complete though nobody wanted them any more.
     pub installed: usize,
     pub received: usize,
+    /// Messages that were sent, and the bytes of entries in them.
+    pub sent: usize,
+    pub sent_bytes: usize,
+    /// What a message needs on top of the usual time.
+    pub detour: fn(NodeId, NodeId, &Message) -> Duration,
     queue: BinaryHeap<Reverse<(Time, u64, What)>>,
     messages: BTreeMap<u64, Message>,
     next: u64,
@@ -236,6 +241,9 @@ impl World {
             retired: BTreeSet::new(),
             installed: 0,
             received: 0,
+            sent: 0,
+            sent_bytes: 0,
+            detour: |_, _, _| Duration::ZERO,
             queue: BinaryHeap::new(),
             messages: BTreeMap::new(),
             next: 0,
@@ -337,6 +345,20 @@ impl World {
                 bytes,
             }),
         )
+    }
+
+    /// Somebody leads, takes this, and it is acknowledged: where it stands.
+    pub fn write(&mut self, text: &str) -> Position {
+        for _ in 0..100 {
+            let leads = self.run_until(Duration::from_secs(10), |w| w.leader().is_some());
+            assert!(leads, "nobody leads");
+            let request = self.put(self.leader().unwrap(), text);
+            let patience = Duration::from_millis(500);
+            if self.run_until(patience, |w| w.answers.acknowledged.contains_key(&request)) {
+                return self.answers.acknowledged[&request];
+            }
+        }
+        panic!("{text} is not acknowledged");
     }
 
     pub fn put_payload(&mut self, id: NodeId, payload: Payload) -> u64 {
@@ -794,6 +816,10 @@ impl World {
 
     fn transmit(&mut self, from: NodeId, to: NodeId, message: Message) {
         self.check_vote(from, to, &message);
+        self.sent += 1;
+        if let Message::AppendEntries(append) = &message {
+            self.sent_bytes += append.entries.iter().map(Entry::cost_bytes).sum::<usize>();
+        }
         if !self.nodes.contains_key(&to) || self.cut.contains(&(from, to)) {
             return;
         }
@@ -801,7 +827,8 @@ impl World {
             + u64::from(self.dice.chance(self.duplicate_percent));
         for _ in 0..copies {
             let (min, spread) = self.delay_us;
-            let when = self.now + Duration::from_micros(min + self.dice.below(spread));
+            let usual = Duration::from_micros(min + self.dice.below(spread));
+            let when = self.now + usual + (self.detour)(from, to, &message);
             self.next += 1;
             let key = self.next;
             self.messages.insert(key, message.clone());
@@ -915,6 +942,11 @@ impl World {
         };
         let most = running().map(|n| n.committed).max().unwrap_or(0);
         running().all(|n| n.committed == most)
+    }
+
+    /// Everyone but this one.
+    pub fn others(&self, id: NodeId) -> Vec<NodeId> {
+        self.nodes.keys().copied().filter(|n| *n != id).collect()
     }
 
     pub fn saw(&self, matching: impl Fn(&Event) -> bool) -> usize {
