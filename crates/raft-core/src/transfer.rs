@@ -2,6 +2,7 @@
 
 use crate::ids::{NodeId, Time};
 use crate::io::Event;
+use crate::leader::Leading;
 use crate::message::Message;
 use crate::raft::{Raft, Role};
 
@@ -30,7 +31,8 @@ impl Transfer {
 }
 
 impl Raft {
-    /// Begins to hand over to `to`, or to the first in the order of succession.
+    /// Begins to hand over to `to`, or to the first in the order of succession. A hand-over to the same
+    /// heir that is under way goes on as it is.
     pub(crate) fn transfer(&mut self, to: Option<NodeId>) {
         if !matches!(self.role, Role::Leader(_)) {
             return;
@@ -48,6 +50,12 @@ impl Raft {
                 outcome: "no such voter",
             });
         };
+        // Begun anew, it would keep clients waiting for as long as somebody repeats the order, and void
+        // the token that the heir has.
+        let begun = |leading: &mut Leading| leading.transfer.as_ref().map(Transfer::to);
+        if self.leading().and_then(begun) == Some(heir) {
+            return;
+        }
         // 0 would mean "no token".
         let token = self.dice.next() | 1;
         let deadline = self.now + self.options.elect_timeout_max;

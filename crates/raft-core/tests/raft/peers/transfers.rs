@@ -151,6 +151,42 @@ fn an_heir_that_does_not_take_over_is_given_up() {
     assert_eq!(heirs(&one.hear(2, ack(term, last))), [], "it is too late");
 }
 
+/// An order that is repeated does not begin anew: however often it is given, entries wait for no longer than
+/// ElectTimeoutMax, and the token that the heir has is good.
+#[test]
+fn a_second_order_to_the_same_heir_changes_nothing() {
+    let mut one = One::leader(1, &[1, 2, 3], &[1]);
+    let term = one.raft.term();
+    let first = told(&transfer_to(&mut one, 2));
+    assert_eq!(first.len(), 1);
+    assert_eq!(told(&transfer_to(&mut one, 2)), [], "it was told");
+    let mut given_up = None;
+    for round in 1..=8 {
+        let effects = one.wait(milliseconds(250));
+        one.hear(3, heartbeat_reply(term, 0));
+        if !outcomes(&effects).is_empty() {
+            given_up = given_up.or(Some(round));
+        }
+        if given_up.is_none() {
+            transfer_to(&mut one, 2);
+        }
+    }
+    assert_eq!(given_up, Some(6), "1.5 s after the first order");
+    let mut one = One::leader(1, &[1, 2], &[1]);
+    let (_, token) = told(&transfer_to(&mut one, 2))[0];
+    transfer_to(&mut one, 2);
+    let request = message::RequestVote {
+        term: one.raft.term() + 1,
+        pre_vote: false,
+        last: one.raft.last(),
+        transfer_token: token,
+    };
+    assert_eq!(
+        granted(&one.hear(2, Message::RequestVote(request))),
+        Some(true)
+    );
+}
+
 /// A second order, to another heir, takes the place of the first: the first heir is not told any more, and
 /// what it was told before does not depose the leader.
 #[test]
