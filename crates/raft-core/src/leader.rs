@@ -250,6 +250,7 @@ impl Raft {
                 return self.yield_role("a majority has not answered for too long");
             }
             self.hand_over_from_silence();
+            self.let_go();
             self.heartbeat();
         }
         self.reconfigure();

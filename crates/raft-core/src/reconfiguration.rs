@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::configuration::{Configuration, MAX_CONFIGURATION_NODES, MAX_REASON_BYTES};
 use crate::entry::Payload;
-use crate::ids::{NodeId, Time};
+use crate::ids::{Index, NodeId, Time};
 use crate::io::{Effect, Event, Refusal, RequestId};
 use crate::progress::Progress;
 use crate::raft::{Raft, Role};
@@ -26,6 +26,9 @@ const BUDGET_PERIOD: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Reconfiguring {
     leaves: BTreeMap<NodeId, Leaving>,
+    /// Who left with a configuration that is committed, and has not heard so: where that stands, and
+    /// until when it is fed.
+    departing: BTreeMap<NodeId, (Index, Time)>,
     /// When the automatic changes of the last hour were made.
     automatic: VecDeque<Time>,
     /// Something has changed since the reconciler last looked.
@@ -272,19 +275,43 @@ impl Raft {
             return;
         }
         self.settle_leaves();
+        let until = self.now + self.options.elect_timeout_max;
         if let Some(leading) = self.leading() {
-            // Who left was sent this configuration like everyone, was told just now that it is
-            // committed, and is let go only here.
-            leading
-                .progress
-                .retain(|peer, _| configuration.contains(*peer));
+            let departing = &mut leading.reconfiguring.departing;
+            for peer in leading.progress.keys() {
+                if !configuration.contains(*peer) {
+                    departing.entry(*peer).or_insert((index, until));
+                }
+            }
             leading.reconfiguring.look_again();
         }
+        self.let_go();
         // M5: a leader that is not part of it has done its duty.
         let outside = !configuration.is_voter(self.id) && !mutant!(M5OutsiderLeads);
         if outside && matches!(self.role, Role::Leader(_)) {
             self.yield_role("it is no voter of the new configuration");
         }
+    }
+
+    /// Feeds those who left no longer than until they were told that the configuration without them is
+    /// committed (M1). Those whom nobody reaches are not waited for.
+    pub(crate) fn let_go(&mut self) {
+        let now = self.now;
+        let Some(leading) = self.leading() else {
+            return;
+        };
+        let progress = &mut leading.progress;
+        leading
+            .reconfiguring
+            .departing
+            .retain(|peer, (index, until)| {
+                let told = progress.get(peer).map(|peer| peer.commit_told);
+                let stays = now < *until && told.is_some_and(|told| told < *index);
+                if !stays {
+                    progress.remove(peer);
+                }
+                stays
+            });
     }
 
     fn settle_leaves(&mut self) {

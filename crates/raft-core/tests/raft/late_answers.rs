@@ -278,6 +278,47 @@ fn the_dropped_hear_that_it_is_committed() {
     assert!(told >= Some(index), "told {told:?}, committed at {index}");
 }
 
+/// M1, M5: also when they are the last to acknowledge it, which half of them are. One that is gone is fed for
+/// an election timeout more, and then let go.
+#[test]
+fn the_dropped_hear_it_though_they_acknowledge_last() {
+    for answers in [true, false] {
+        let mut one = One::leader(1, &[1, 2, 3, 4], &[1, 1]);
+        let term = one.raft.term();
+        one.settle(Input::Leave {
+            request: 1,
+            node: node(4),
+        });
+        let mut effects = Vec::new();
+        for _ in 0..10 {
+            effects.extend(one.wait(milliseconds(100)));
+            for peer in [2, 3, 4] {
+                let configuration = one.raft.configuration().1;
+                effects.extend(one.hear(peer, heartbeat_reply(term, 0)));
+                if peer != 4 || configuration.contains(node(4)) {
+                    effects.extend(one.hear(peer, ack(term, one.raft.last().index)));
+                }
+            }
+        }
+        let (index, configuration) = one.raft.committed_configuration();
+        assert!(!configuration.contains(node(4)) && !configuration.is_joint());
+        if answers {
+            let told = heartbeats(&one.hear(4, ack(term, index)));
+            let told = told.into_iter().filter(|(to, _)| *to == node(4));
+            let told = told.map(|(_, heartbeat)| heartbeat.commit_index).max();
+            assert!(told >= Some(index), "told {told:?}, committed at {index}");
+        } else {
+            one.wait(milliseconds(1_200));
+            for peer in [2, 3] {
+                one.hear(peer, heartbeat_reply(term, 0));
+            }
+            one.wait(milliseconds(800));
+        }
+        assert!(!one.raft.peers().contains_key(&node(4)), "{answers}");
+        assert_eq!(one.raft.role(), RoleName::Leader);
+    }
+}
+
 /// M1: who is about to end is no heir, takes nothing over, and does not campaign; it votes on.
 #[test]
 fn who_is_about_to_end_takes_nothing_over() {

@@ -139,6 +139,7 @@ fn two_come_and_two_go_by_one_change_each() {
         requests.iter().all(|r| w.answers.leaves.contains_key(r))
     }));
     assert_eq!(joint(&world), 1, "both left together");
+    assert!(world.run_until(SECOND, |w| w.retired.len() == 2));
 }
 
 /// The leader itself leaves, and a spare takes its place: another one leads, the leaver retires, and no entry
