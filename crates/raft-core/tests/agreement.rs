@@ -1,6 +1,9 @@
 //! P4: who went astray is decided by a majority of voters, or not at all.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "mutants")]
+mod a_mutant;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::{Agreement, Configuration, NodeId};

@@ -3,6 +3,9 @@
 //! a majority of the old and of the new voters is healthy (M1-M4).
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "mutants")]
+mod a_mutant;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,6 +1,9 @@
 //! Exactly once: the session table as a function of the log (S2, S3, P5).
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "mutants")]
+mod a_mutant;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::sessions::{

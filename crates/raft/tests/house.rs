@@ -120,6 +120,39 @@ fn the_cores_are_pure() {
     }
 }
 
+/// What every program holds that was built with the feature `mutants`.
+const MUTANTS_MARKER: &str = "leeky-raft-was-built-with-mutants";
+
+/// Rules can be taken out only in a build that was made for it: no crate turns the feature on for
+/// another, and of what is shipped nothing has it.
+#[test]
+fn what_is_shipped_has_no_mutants() {
+    let core = root().join("crates/raft-core/src/mutants.rs");
+    let core = fs::read_to_string(core).unwrap();
+    assert!(core.contains(MUTANTS_MARKER), "the marker is another now");
+    for name in crates() {
+        let manifest = root().join("crates").join(&name).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest).unwrap();
+        for line in manifest.lines().filter(|line| line.contains("mutants")) {
+            let allowed = line.starts_with("mutants = [")
+                || line.contains("sim-mutants")
+                || line == "required-features = [\"mutants\"]"
+                || line.starts_with('#');
+            assert!(allowed, "{name} turns on mutants: {line}");
+        }
+    }
+    let folder = Path::new(env!("CARGO_BIN_EXE_raft")).parent().unwrap();
+    let shipped = ["raft", "member", "state-machine", "raft-client"];
+    // A build of this package alone makes no others.
+    let built = shipped.map(|name| folder.join(name));
+    for program in built.iter().filter(|program| program.exists()) {
+        let bytes = fs::read(program).unwrap();
+        let marker = MUTANTS_MARKER.as_bytes();
+        let found = bytes.windows(marker.len()).any(|bytes| bytes == marker);
+        assert!(!found, "{} was built with mutants", program.display());
+    }
+}
+
 #[test]
 fn every_chosen_package_is_used() {
     let mut text = String::new();

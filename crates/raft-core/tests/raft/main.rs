@@ -1,6 +1,9 @@
 //! The core against the paper, against the project's rules, and against the tests of its peers.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "mutants")]
+#[path = "../a_mutant/mod.rs"]
+mod a_mutant;
 mod clusters;
 mod few;
 mod late_answers;

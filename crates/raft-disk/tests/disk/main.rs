@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[cfg(feature = "mutants")]
+#[path = "../../../raft-core/tests/a_mutant/mod.rs"]
+mod a_mutant;
 mod compaction;
 mod compaction_and_readers;
 mod crash_points;
