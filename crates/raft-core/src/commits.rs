@@ -2,6 +2,7 @@
 
 use crate::ids::Index;
 use crate::io::Event;
+use crate::message::Message;
 use crate::raft::{Raft, Role};
 
 impl Raft {
@@ -40,28 +41,29 @@ impl Raft {
         self.on_configuration_committed();
     }
 
-    /// Peers to which nothing more is to be sent would learn of the commit only with the next
-    /// heartbeat; told at once, a read there need not wait for it.
+    /// The commit index rides on AppendEntries. A peer that has acknowledged all there is would learn of
+    /// it only with the next heartbeat; told at once, a read there need not wait for it, and its state
+    /// machine does not fall behind. While something is under way to it nothing is said: the next entries
+    /// say it, or its acknowledgement brings us here again.
     pub(crate) fn tell_commit_index(&mut self) {
-        let commit_index = self.commit_index;
+        let (term, commit_index) = (self.term(), self.commit_index);
         let last = self.log.last().index;
-        let Role::Leader(leading) = &self.role else {
+        let configuration = self.configuration().1;
+        let Some(leading) = self.leading() else {
             return;
         };
-        let untold: Vec<_> = leading
-            .progress
-            .iter()
-            .filter(|(_, peer)| {
-                peer.next_index > last && peer.commit_told < commit_index.min(peer.match_index)
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        if untold.is_empty() {
-            return;
+        let mut notices = Vec::new();
+        for (id, peer) in &mut leading.progress {
+            let committed = commit_index.min(peer.match_index);
+            // Who leaves with this very commit is sent nothing any more (M5).
+            let leaves = peer.next_index > last && !configuration.contains(*id);
+            if peer.commit_told < committed && (peer.match_index == last || leaves) {
+                peer.commit_told = committed;
+                notices.push((*id, committed));
+            }
         }
-        let succession = self.order_of_succession();
-        for peer in untold {
-            self.send_heartbeat(peer, succession.clone());
+        for (peer, commit_index) in notices {
+            self.send(peer, Message::CommitNotice { term, commit_index });
         }
     }
 

@@ -32,7 +32,8 @@
 //!    once, on top of whatever is still under way.
 //! 2. A follower checks that the logs join, asks for a disk write, and acknowledges when, and only
 //!    when, its disk has reported: `on_append_entries`, `acknowledge_durable`.
-//! 3. The leader counts durable copies, its own included: `advance_commit_index`.
+//! 3. The leader counts durable copies, its own included: `advance_commit_index`. The others hear of it with
+//!    the next AppendEntries, or at once if there is none: `tell_commit_index`.
 //! 4. [`Effect::Committed`] says up to where entries are committed *and* durable here: that is what
 //!    the driver's `digest_commits` hands to the state machine, asking [`sessions::SessionTable`]
 //!    first whether an entry is a retry.

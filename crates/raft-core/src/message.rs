@@ -8,6 +8,7 @@
 //!   leader ── InstallSnapshot ──▶ follower    (an offer: the follower pulls it; §7)
 //!   leader ── Heartbeat ──▶ everyone          (a stream of its own; carries commit, succession, round)
 //!   leader ◀─ HeartbeatReply ── everyone
+//!   leader ── CommitNotice ──▶ follower       (when no AppendEntries is about to say it; not answered)
 //!   leader ── TimeoutNow ──▶ heir             (leadership transfer, §3.10)
 //!   follower ── ReadIndex ──▶ leader          (§6.4)
 //!   follower ◀─ ReadIndexReply ── leader
@@ -45,6 +46,14 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// "I follow".
     HeartbeatReply(HeartbeatReply),
+    /// "So much is committed": what the next AppendEntries would say, when there is none to send. It asks
+    /// for nothing and is not answered; one that is lost is made good by the next heartbeat.
+    CommitNotice {
+        /// The leader's term.
+        term: Term,
+        /// What the receiver may take as committed: never beyond what it acknowledged.
+        commit_index: Index,
+    },
     /// "Campaign at once; I yield to you" (§3.10 of the dissertation).
     TimeoutNow {
         /// The leader's term.
@@ -190,6 +199,7 @@ impl Message {
             Message::Heartbeat(message) => message.term,
             Message::HeartbeatReply(message) => message.term,
             Message::InstallSnapshot { term, .. }
+            | Message::CommitNotice { term, .. }
             | Message::TimeoutNow { term, .. }
             | Message::ReadIndex { term, .. }
             | Message::ReadIndexReply { term, .. }

@@ -779,7 +779,10 @@ impl Raft {
         if term > self.hard.current_term {
             let leads = matches!(
                 message,
-                Message::AppendEntries(_) | Message::InstallSnapshot { .. } | Message::Heartbeat(_)
+                Message::AppendEntries(_)
+                    | Message::InstallSnapshot { .. }
+                    | Message::Heartbeat(_)
+                    | Message::CommitNotice { .. }
             );
             // A leader's configuration is the latest: nobody outside it can depose it by a term.
             let stranger = matches!(self.role, Role::Leader(_)) && !self.others().contains(&from);
@@ -807,6 +810,7 @@ impl Raft {
             Message::InstallSnapshot { position, .. } => self.on_install_snapshot(from, position),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(from, &heartbeat),
             Message::HeartbeatReply(reply) => self.on_heartbeat_reply(from, &reply),
+            Message::CommitNotice { commit_index, .. } => self.on_commit_notice(from, commit_index),
             Message::TimeoutNow { token, .. } => self.on_timeout_now(from, token),
             Message::ReadIndex { ask, .. } => self.on_read_index(from, ask),
             Message::ReadIndexReply { ask, index, .. } => {
@@ -825,6 +829,7 @@ impl Raft {
             Message::AppendEntries(_)
                 | Message::InstallSnapshot { .. }
                 | Message::Heartbeat(_)
+                | Message::CommitNotice { .. }
                 | Message::ReadIndex { .. }
         );
         if asks && !mutant!(E3HigherTermNotTold) {

@@ -252,6 +252,17 @@ impl Raft {
         self.ask_for_reads();
     }
 
+    /// Rule 5 of figure 2 without entries. Nothing rests on an answer: whether this node lives, how it is,
+    /// and who confirms a read is asked by heartbeats, how far it is by AppendEntries.
+    pub(crate) fn on_commit_notice(&mut self, from: NodeId, commit_index: Index) {
+        if self.is_rival(from) {
+            return;
+        }
+        self.hear_leader(from, None);
+        self.follow_commit_index(commit_index);
+        self.ask_for_reads();
+    }
+
     /// Two leaders in one term cannot be (§5.2): whoever claims it is not obeyed.
     pub(crate) fn is_rival(&mut self, from: NodeId) -> bool {
         let rival = match self.role {

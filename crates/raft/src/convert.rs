@@ -144,6 +144,9 @@ pub fn to_wire(message: Message, encoded: &mut EncodedEntries) -> pb::PeerMessag
             state_machine_sick: m.health.state_machine_sick,
             stopping: m.health.stopping,
         }),
+        Message::CommitNotice { term, commit_index } => {
+            Body::CommitNotice(pb::CommitNotice { term, commit_index })
+        }
         Message::InstallSnapshot { term, position } => Body::InstallSnapshot(pb::InstallSnapshot {
             term,
             position: self::position(position),
@@ -230,6 +233,10 @@ pub fn from_wire(message: pb::PeerMessage) -> Result<Message, BadMessage> {
                 stopping: m.stopping,
             },
         }),
+        Body::CommitNotice(m) => Message::CommitNotice {
+            term: m.term,
+            commit_index: m.commit_index,
+        },
         Body::InstallSnapshot(m) => Message::InstallSnapshot {
             term: m.term,
             position: take_position("InstallSnapshot.position", m.position)?,
@@ -397,6 +404,10 @@ mod tests {
             round: 3,
             health,
         }));
+        round_trip(Message::CommitNotice {
+            term: 4,
+            commit_index: 7,
+        });
         round_trip(Message::TimeoutNow { term: 4, token: 9 });
         round_trip(Message::InstallSnapshot {
             term: 4,

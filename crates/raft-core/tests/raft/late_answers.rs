@@ -270,10 +270,10 @@ fn the_dropped_hear_that_it_is_committed() {
     }
     let (index, configuration) = one.raft.committed_configuration();
     assert!(!configuration.contains(node(4)) && !configuration.is_joint());
-    let told = heartbeats(&effects)
+    let told = notices(&effects)
         .into_iter()
-        .filter(|(to, _)| *to == node(4))
-        .map(|(_, heartbeat)| heartbeat.commit_index)
+        .filter(|(to, _, _)| *to == node(4))
+        .map(|(_, _, commit_index)| commit_index)
         .max();
     assert!(told >= Some(index), "told {told:?}, committed at {index}");
 }
@@ -303,9 +303,9 @@ fn the_dropped_hear_it_though_they_acknowledge_last() {
         let (index, configuration) = one.raft.committed_configuration();
         assert!(!configuration.contains(node(4)) && !configuration.is_joint());
         if answers {
-            let told = heartbeats(&one.hear(4, ack(term, index)));
-            let told = told.into_iter().filter(|(to, _)| *to == node(4));
-            let told = told.map(|(_, heartbeat)| heartbeat.commit_index).max();
+            let told = notices(&one.hear(4, ack(term, index)));
+            let told = told.into_iter().filter(|(to, _, _)| *to == node(4));
+            let told = told.map(|(_, _, commit_index)| commit_index).max();
             assert!(told >= Some(index), "told {told:?}, committed at {index}");
         } else {
             one.wait(milliseconds(1_200));

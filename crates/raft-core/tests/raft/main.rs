@@ -5,6 +5,7 @@
 #[path = "../a_mutant/mod.rs"]
 mod a_mutant;
 mod clusters;
+mod commit_notices;
 mod few;
 mod late_answers;
 mod nonsense;

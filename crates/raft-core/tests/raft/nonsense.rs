@@ -125,7 +125,7 @@ fn message(dice: &mut Dice, one: &One) -> Message {
             one.raft.term_at(index).unwrap_or_else(|| number(dice)),
         )
     };
-    match dice.below(14) {
+    match dice.below(15) {
         0 => Message::RequestVote(RequestVote {
             term,
             pre_vote: dice.chance(50),
@@ -196,6 +196,10 @@ fn message(dice: &mut Dice, one: &One) -> Message {
             term,
             ask: number(dice),
             index: number(dice),
+        },
+        13 => Message::CommitNotice {
+            term,
+            commit_index: near(dice),
         },
         11 | 12 => Message::InstallSnapshot {
             term,

@@ -97,6 +97,14 @@ pub fn heartbeat(term: Term, commit_index: Index, succession: &[u64]) -> Message
     })
 }
 
+pub fn notice(term: Term, commit_index: Index) -> Message {
+    Message::CommitNotice { term, commit_index }
+}
+
+pub fn higher_term(term: Term) -> Message {
+    Message::HigherTerm { term }
+}
+
 pub fn heartbeat_reply(term: Term, round: u64) -> Message {
     Message::HeartbeatReply(HeartbeatReply {
         term,
@@ -493,6 +501,17 @@ pub fn heartbeats(effects: &[Effect]) -> Vec<(NodeId, Heartbeat)> {
     for (to, message) in sent(effects) {
         if let Message::Heartbeat(heartbeat) = message {
             found.push((to, heartbeat));
+        }
+    }
+    found
+}
+
+/// Who was told on its own what is committed: peer, term, commit index.
+pub fn notices(effects: &[Effect]) -> Vec<(NodeId, Term, Index)> {
+    let mut found = Vec::new();
+    for (to, message) in sent(effects) {
+        if let Message::CommitNotice { term, commit_index } = message {
+            found.push((to, term, commit_index));
         }
     }
     found
