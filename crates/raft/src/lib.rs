@@ -15,7 +15,7 @@
 //!    and the acknowledgement leaves on the small stream.
 //! 4. The leader's core counts. What is committed *and* durable here goes to [`committed`].
 //! 5. [`apply`], **digest_commits**: in order, in batches, through the session table, to `Execute`
-//!    ([`state_machine`]).
+//!    ([`state_machine`]): messages on one stream for each epoch, or calls, as the state machine has it.
 //! 6. [`waiters`]: the outcome wakes the request by index and term, and the client is answered.
 //!
 //! Beside it: [`snapshots`] (taken, served, pulled, given back), [`sessions`] (the end of idle ones),

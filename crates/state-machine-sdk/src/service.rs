@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -244,6 +245,67 @@ impl Service {
         }
     }
 
+    async fn execute_batch(
+        &self,
+        call: proto::ExecuteRequest,
+    ) -> Result<proto::ExecuteReply, Status> {
+        let batch = match batch(call, &self.shared.limits) {
+            Ok(batch) => batch,
+            Err(refusal) => {
+                warn!("[STATEMACHINE] [EXECUTE-X] {refusal}");
+                return Err(refusal.into());
+            }
+        };
+        let epoch = batch.epoch;
+        let engine = self.turn().await?;
+        let (outcomes, applied_index, durable_index) = self
+            .with_engine(engine, move |engine| {
+                let outcomes = engine.execute(&batch);
+                log_execute(&batch, &outcomes);
+                let indices = batch.entries.iter().map(|entry| entry.entry.index);
+                let outcomes = indices.zip(outcomes?).collect::<Vec<_>>();
+                Ok((
+                    outcomes,
+                    engine.header().applied_index,
+                    engine.durable_index(),
+                ))
+            })
+            .await?;
+        let outcomes = outcomes
+            .into_iter()
+            .map(|(index, applied)| outcome(index, applied));
+        Ok(proto::ExecuteReply {
+            epoch,
+            nonce: self.shared.nonce,
+            outcomes: outcomes.collect(),
+            applied_index,
+            durable_index,
+        })
+    }
+
+    /// Answers the batches of a stream, one after the other: the next is not read before the one before is
+    /// answered. The stream ends with the first that fails, as the call would have, and between two
+    /// batches when this process is about to end.
+    fn batches(
+        self,
+        calls: Streaming<proto::ExecuteRequest>,
+    ) -> BoxStream<'static, Result<proto::ExecuteReply, Status>> {
+        let ending = self.shared.ending.subscribe();
+        stream::try_unfold(
+            (self, calls, ending),
+            |(service, mut calls, mut ending)| async move {
+                let call = tokio::select! {
+                    call = calls.message() => call?,
+                    _ = ending.wait_for(|ending| *ending) => None,
+                };
+                let Some(call) = call else { return Ok(None) };
+                let reply = service.execute_batch(call).await?;
+                Ok(Some((reply, (service, calls, ending))))
+            },
+        )
+        .boxed()
+    }
+
     async fn answer_query(&self, call: proto::QueryRequest) -> Result<proto::QueryReply, Status> {
         self.usable()?;
         let _here = self
@@ -355,6 +417,7 @@ impl StateMachine for Service {
             max_batch_bytes: limits.max_batch_bytes,
             max_batch_entries: limits.max_batch_entries,
             results_floor: header.results_floor,
+            execute_stream: true,
         }))
     }
 
@@ -362,38 +425,18 @@ impl StateMachine for Service {
         &self,
         request: Request<proto::ExecuteRequest>,
     ) -> Result<Response<proto::ExecuteReply>, Status> {
-        let batch = match batch(request.into_inner(), &self.shared.limits) {
-            Ok(batch) => batch,
-            Err(refusal) => {
-                warn!("[STATEMACHINE] [EXECUTE-X] {refusal}");
-                return Err(refusal.into());
-            }
-        };
-        let epoch = batch.epoch;
-        let engine = self.turn().await?;
-        let (outcomes, applied_index, durable_index) = self
-            .with_engine(engine, move |engine| {
-                let outcomes = engine.execute(&batch);
-                log_execute(&batch, &outcomes);
-                let indices = batch.entries.iter().map(|entry| entry.entry.index);
-                let outcomes = indices.zip(outcomes?).collect::<Vec<_>>();
-                Ok((
-                    outcomes,
-                    engine.header().applied_index,
-                    engine.durable_index(),
-                ))
-            })
-            .await?;
-        let outcomes = outcomes
-            .into_iter()
-            .map(|(index, applied)| outcome(index, applied));
-        Ok(Response::new(proto::ExecuteReply {
-            epoch,
-            nonce: self.shared.nonce,
-            outcomes: outcomes.collect(),
-            applied_index,
-            durable_index,
-        }))
+        self.execute_batch(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type ExecuteStreamStream = BoxStream<'static, Result<proto::ExecuteReply, Status>>;
+
+    async fn execute_stream(
+        &self,
+        request: Request<Streaming<proto::ExecuteRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        Ok(Response::new(self.clone().batches(request.into_inner())))
     }
 
     async fn query(

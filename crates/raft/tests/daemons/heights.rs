@@ -212,6 +212,17 @@ impl StateMachine for Script {
         Ok(Response::new(reply))
     }
 
+    type ExecuteStreamStream = ReceiverStream<Result<pb::ExecuteReply, Status>>;
+
+    async fn execute_stream(
+        &self,
+        _: Request<tonic::Streaming<pb::ExecuteRequest>>,
+    ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
+        let wrong = "a stream of batches, which this one does not offer".to_owned();
+        self.state().wrong.push(wrong);
+        Err(Status::unimplemented("one by one"))
+    }
+
     async fn query(
         &self,
         _: Request<pb::QueryRequest>,
