@@ -9,6 +9,7 @@ mod compaction;
 mod compaction_and_readers;
 mod crash_points;
 mod damage;
+mod every_byte;
 mod failing;
 mod identity;
 mod life;
