@@ -61,7 +61,7 @@ fn may_depend_on() -> BTreeMap<&'static str, &'static [&'static str]> {
         // with it, reads it as the node does.
         ("raft-client", &["wire", "config", "raft-disk", "raft-core"]),
         // Never shipped, and nobody's dependency but of tests.
-        ("sim", &["raft-core", "raft-disk", "state-machine"]),
+        ("sim", &["raft-core", "raft-disk", "state-machine", "state-machine-sdk"]),
     ])
 }
 

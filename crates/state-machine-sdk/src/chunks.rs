@@ -11,13 +11,14 @@ use crate::refusal::Refusal;
 
 /// One piece of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunk {
+pub struct Chunk {
     /// What the whole snapshot is as of.
     pub index: u64,
     /// The term of the entry there.
     pub term: u64,
     /// Its place among the chunks, from 0.
     pub number: u64,
+    /// The bytes.
     pub data: Bytes,
     /// CRC-32C of the data.
     pub crc32c: u32,
@@ -26,10 +27,10 @@ pub(crate) struct Chunk {
 }
 
 /// Hands a chunk on, or says why there is no use in going on.
-pub(crate) type Send<'a> = dyn Fn(Chunk) -> Result<(), Refusal> + 'a;
+pub type Send<'a> = dyn Fn(Chunk) -> Result<(), Refusal> + 'a;
 
 /// Gets the next chunk; none when the sender has ended.
-pub(crate) type Next<'a> = dyn FnMut() -> Result<Option<Chunk>, Refusal> + 'a;
+pub type Next<'a> = dyn FnMut() -> Result<Option<Chunk>, Refusal> + 'a;
 
 /// Cuts what is written to it into chunks.
 pub(crate) struct Outgoing<'a> {

@@ -1,5 +1,8 @@
 //! The contract as plain code: epochs, order, duplicates and one transaction for everything. It
 //! knows nothing of gRPC or tasks, and is called by one caller at a time (`&mut self` is the lock).
+//!
+//! An author has no use for it: [`crate::run`] serves it. It is open for simulations, which drive it
+//! without a network.
 
 mod transfer;
 
@@ -8,24 +11,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::header::{Binding, HEADER_KEY, Header};
+use crate::header::{HEADER_KEY, Header};
 use crate::history::{Change, History};
 use crate::limits::{MAX_OUTCOME_BYTES, SYNC_AFTER_BYTES};
 use crate::outcomes::{Gathered, Recall};
 use crate::refusal::Refusal;
 use crate::{Durability, DurableStateMachine, Entry, Finish, Limits, Outcome, StorageError};
 
-pub(crate) use transfer::{Restore, export};
+pub use crate::chunks::{Chunk, Next, Send as SendChunk};
+pub use crate::header::Binding;
+pub use transfer::{Restore, export};
 
 /// The version of the protocol that is spoken here.
-pub(crate) const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 1;
 
 /// A handshake whose fields were found to be in form.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Handshake {
+pub struct Handshake {
+    /// The lowest version of the protocol that the daemon speaks.
     pub protocol_min: u32,
+    /// The highest.
     pub protocol_max: u32,
+    /// Cluster and node of the daemon.
     pub binding: Binding,
+    /// Larger than any before it (P1).
     pub epoch: u64,
 }
 
@@ -38,23 +47,28 @@ impl Handshake {
 
 /// One entry of a batch; without a command only the applied index advances.
 #[derive(Debug, Clone)]
-pub(crate) struct BatchEntry {
+pub struct BatchEntry {
+    /// Where it stands.
     pub entry: Entry,
+    /// What is to be run.
     pub command: Option<Bytes>,
 }
 
 /// A batch whose fields were found to be in form: its indices are consecutive, from 1 up, and its
 /// terms do not fall.
 #[derive(Debug, Clone)]
-pub(crate) struct Batch {
+pub struct Batch {
+    /// The epoch that it belongs to.
     pub epoch: u64,
+    /// Outcomes up to here need not be kept (S1).
     pub results_floor: u64,
+    /// The entries, in order.
     pub entries: Vec<BatchEntry>,
 }
 
 /// What became of one entry of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Applied {
+pub enum Applied {
     /// Run now or before, with this outcome.
     Outcome(Outcome),
     /// Run before, and its outcome is no longer kept.
@@ -63,8 +77,10 @@ pub(crate) enum Applied {
 
 /// Either the call is refused and all is well, or the storage failed and nothing is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub enum Failure {
+    /// This call alone.
     Refused(Refusal),
+    /// The machine is not used any more.
     Storage(StorageError),
 }
 
@@ -81,7 +97,7 @@ impl From<StorageError> for Failure {
 }
 
 /// A machine, and how far it has come.
-pub(crate) struct Engine {
+pub struct Engine {
     machine: Arc<dyn DurableStateMachine>,
     limits: Limits,
     header: Header,
@@ -97,6 +113,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Takes a machine up where its storage left it.
+    ///
+    /// # Errors
+    /// When the storage fails, or holds what this version does not know.
     pub fn open(
         machine: Arc<dyn DurableStateMachine>,
         limits: Limits,
@@ -122,16 +141,18 @@ impl Engine {
         })
     }
 
+    /// How far the state has come, and whom it belongs to.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
+    /// The latest epoch of this process; 0 before the first handshake.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// What was changed of late.
-    pub fn history(&self) -> Arc<Mutex<History>> {
+    pub(crate) fn history(&self) -> Arc<Mutex<History>> {
         self.history.clone()
     }
 
@@ -146,6 +167,9 @@ impl Engine {
     }
 
     /// Opens an epoch, and binds an empty state to its cluster and node.
+    ///
+    /// # Errors
+    /// The epoch is not larger than any before it, or the state belongs to another cluster or node.
     pub fn handshake(&mut self, call: &Handshake) -> Result<(), Failure> {
         if call.epoch <= self.epoch {
             return Err(Refusal::EpochNotLarger {
@@ -189,6 +213,9 @@ impl Engine {
     }
 
     /// Applies what is new in a batch and recalls what is not: all of it, or nothing.
+    ///
+    /// # Errors
+    /// It is of an older epoch, leaves a gap, or is of another history; or the machine failed.
     pub fn execute(&mut self, batch: &Batch) -> Result<Vec<Applied>, Failure> {
         self.check_epoch(batch.epoch)?;
         let applied = self.header.applied_index;
@@ -217,6 +244,9 @@ impl Engine {
 
     /// Makes everything so far outlive a crash, unless the disk has no room for it now: then the
     /// storage's sentence about that comes back.
+    ///
+    /// # Errors
+    /// When the storage fails.
     pub fn sync(&mut self) -> Result<Option<String>, StorageError> {
         if self.dirty {
             // Each batch was let in with more room than a sync may take, so that a sync is only held
@@ -414,7 +444,10 @@ impl Engine {
 }
 
 /// Answers a query from one snapshot, together with the index that the snapshot is at.
-pub(crate) fn query(
+///
+/// # Errors
+/// When the machine fails.
+pub fn query(
     machine: &dyn DurableStateMachine,
     query: &[u8],
 ) -> Result<(u64, Outcome), Failure> {

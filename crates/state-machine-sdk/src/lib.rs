@@ -88,7 +88,7 @@ extern crate self as state_machine_sdk;
 struct AuthorsGuide;
 
 mod chunks;
-mod engine;
+pub mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod header;

@@ -12,16 +12,23 @@ use crate::{DurableStateMachine, Finish, StorageError, TransferError};
 
 /// What a restore is about, as its first chunk says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Restore {
+pub struct Restore {
+    /// The epoch that it belongs to.
     pub epoch: u64,
+    /// What the bytes are written in.
     pub format: String,
+    /// The last entry that the state holds.
     pub index: u64,
+    /// Its term.
     pub term: u64,
 }
 
 /// Sends the state as of the latest commit, chunk by chunk. The first one goes out, with the index,
 /// when the view is open and before anything of the state is read. It returns the index.
-pub(crate) fn export(machine: &dyn DurableStateMachine, send: &Send<'_>) -> Result<u64, Failure> {
+///
+/// # Errors
+/// `send` refused, or the machine failed.
+pub fn export(machine: &dyn DurableStateMachine, send: &Send<'_>) -> Result<u64, Failure> {
     let (position, refusal) = (Cell::new(None), Cell::new(None));
     let mut outgoing = Outgoing::new(send, &position, &refusal);
     let run = AssertUnwindSafe(|| {
@@ -58,6 +65,9 @@ pub(crate) fn export(machine: &dyn DurableStateMachine, send: &Send<'_>) -> Resu
 
 impl Engine {
     /// Refuses a call that is not of the latest epoch.
+    ///
+    /// # Errors
+    /// It is of another one.
     pub fn check_epoch(&self, given: u64) -> Result<(), Refusal> {
         if given == self.epoch && given != 0 {
             return Ok(());
@@ -68,6 +78,9 @@ impl Engine {
 
     /// Replaces state, applied index and term by a snapshot's, and forgets the outcomes: all of
     /// that, or nothing. A snapshot of the applied index changes nothing. The binding stays.
+    ///
+    /// # Errors
+    /// It is older than the state, or in an unknown format, or broken; or the machine failed.
     pub fn restore<'a>(&mut self, call: &Restore, next: &'a mut Next<'a>) -> Result<(), Failure> {
         self.check_epoch(call.epoch)?;
         let applied = self.header.applied_index;

@@ -1,0 +1,353 @@
+//! What must hold, with bookkeeping of its own: the checkers look at nodes from outside, remember what was
+//! stored, sent, committed and applied, and count by the definitions.
+//!
+//! | checker | says |
+//! |---|---|
+//! | `election-safety` | at most one leader in a term (§5.2) |
+//! | `log-matching` | an entry of one index and term is one entry, behind one other (§5.3) |
+//! | `leader-completeness` | a new leader has all that was committed in earlier terms (§5.4) |
+//! | `state-machine-safety` | what was committed at an index stays what it is (§5.4.3) |
+//! | `leader-commits-own-term` | a leader counts only entries of its own term (§5.4.2) |
+//! | `committed-is-durable` | when a leader commits, a majority of the voters, counted by hand, holds it on disk |
+//! | `durable-promises` | votes and acknowledgements rest on what is on disk; one vote in a term |
+//! | `applied-is-committed` | a state machine gets what is committed, and durable in its own log (D1) |
+//! | `same-outcome` | an entry comes to the same everywhere, and is run everywhere or nowhere |
+//! | `exactly-once` | a request of a session is run once |
+//! | `monotone` | term, commit index, what stale reads show |
+//! | `removed-stays-removed` | an id that has left never comes back (M3) |
+//! | `linearizability` | one correct store could have answered so ([`crate::history`]) |
+//! | `state` | the keys are what the committed entries make of them |
+//! | `liveness` | without faults, everything converges |
+//! | `limits` | queues stay bounded |
+
+mod finally;
+mod ledger;
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft_core::message::AppendOutcome;
+use raft_core::{Entry, Index, Message, NodeId, Position, RoleName, Term, Write};
+
+use crate::coverage::Coverage;
+use crate::node::{Note, Server};
+pub use finally::at_end;
+use ledger::{Ledger, Mirror};
+
+/// What may wait at one node.
+const MAX_WAITING: usize = 4_000;
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub struct Wrong {
+    /// Which checker says so.
+    pub checker: &'static str,
+    /// What.
+    pub sentence: String,
+}
+
+pub(crate) fn wrong<T>(checker: &'static str, sentence: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong {
+        checker,
+        sentence: sentence.into(),
+    })
+}
+
+/// The memory of all checkers.
+#[derive(Default)]
+pub struct Checker {
+    pub(crate) ledger: Ledger,
+    /// Who led which term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Who voted for whom.
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// By node, of the process that runs.
+    seen: BTreeMap<NodeId, Seen>,
+    removed: BTreeSet<NodeId>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    term: Term,
+    commit_index: Index,
+    /// The last term that it led.
+    led: Term,
+    configuration: Index,
+}
+
+impl Checker {
+    /// Looks at a node that has just taken a step.
+    ///
+    /// # Errors
+    /// Something is wrong.
+    pub fn after_step(
+        &mut self,
+        server: &mut Server,
+        coverage: &mut Coverage,
+        trace: &mut dyn FnMut(String),
+    ) -> Result<(), Wrong> {
+        let id = server.parts.id;
+        let mut notes = std::mem::take(&mut server.parts.notes);
+        for note in notes.drain(..) {
+            self.note(id, server, note, coverage, trace)?;
+        }
+        server.parts.notes = notes;
+        self.look_at_core(id, server)?;
+        if server.waiting() > MAX_WAITING {
+            let what = format!("{} things wait at {id}", server.waiting());
+            return wrong("limits", what);
+        }
+        Ok(())
+    }
+
+    fn look_at_core(&mut self, id: NodeId, server: &Server) -> Result<(), Wrong> {
+        let Some(raft) = server.raft() else {
+            return Ok(());
+        };
+        let seen = self.seen.entry(id).or_default();
+        let before = *seen;
+        let (term, commit_index) = (raft.term(), raft.commit_index());
+        if term < before.term || commit_index < before.commit_index {
+            let what = format!(
+                "{id} was at term {} and commit index {}, and is at {term} and {commit_index}",
+                before.term, before.commit_index
+            );
+            return wrong("monotone", what);
+        }
+        let (configuration_index, configuration) = raft.configuration();
+        let leads = raft.role() == RoleName::Leader;
+        *seen = Seen {
+            term,
+            commit_index,
+            led: if leads { term } else { before.led },
+            configuration: configuration_index,
+        };
+        if leads && before.led != term {
+            self.new_leader(id, server)?;
+        } else if leads && commit_index > before.commit_index {
+            self.leader_commits(id, server, commit_index)?;
+        }
+        if configuration_index != before.configuration {
+            let members = configuration.members();
+            if let Some(back) = members.intersection(&self.removed).next() {
+                let what = format!("{back} has left for good, and {configuration_index} has it");
+                return wrong("removed-stays-removed", what);
+            }
+        }
+        Ok(())
+    }
+
+    fn new_leader(&mut self, id: NodeId, server: &Server) -> Result<(), Wrong> {
+        let Some(raft) = server.raft() else {
+            return Ok(());
+        };
+        let term = raft.term();
+        let known = *self.leaders.entry(term).or_insert(id);
+        if known != id {
+            let what = format!("{known} and {id} lead term {term}");
+            return wrong("election-safety", what);
+        }
+        for (index, committed) in self.ledger.committed_before(term) {
+            let has = raft.term_at(index);
+            if index > raft.base().index && has != Some(committed.term) {
+                let what = format!(
+                    "{id} leads term {term}, and at index {index} it has term {has:?}, where term {} \
+                     was committed",
+                    committed.term
+                );
+                return wrong("leader-completeness", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// A leader has raised its commit index: by the definition, a majority must have it.
+    fn leader_commits(
+        &mut self,
+        id: NodeId,
+        server: &Server,
+        commit_index: Index,
+    ) -> Result<(), Wrong> {
+        let Some(raft) = server.raft() else {
+            return Ok(());
+        };
+        let (term, at) = (raft.term(), raft.term_at(commit_index));
+        if at != Some(term) {
+            let what = format!("{id} leads term {term} and commits {commit_index} of term {at:?}");
+            return wrong("leader-commits-own-term", what);
+        }
+        let position = Position {
+            index: commit_index,
+            term,
+        };
+        let (_, configuration) = raft.configuration();
+        for voters in [&configuration.voters, &configuration.outgoing] {
+            let holds = |voter: &&NodeId| self.ledger.holds(**voter, position);
+            let count = voters.iter().filter(holds).count();
+            if !voters.is_empty() && count * 2 <= voters.len() {
+                let what = format!(
+                    "{id} commits entry {commit_index} of term {term}, and {count} of {} voters \
+                     have it on disk",
+                    voters.len()
+                );
+                return wrong("committed-is-durable", what);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        id: NodeId,
+        server: &Server,
+        note: Note,
+        coverage: &mut Coverage,
+        trace: &mut dyn FnMut(String),
+    ) -> Result<(), Wrong> {
+        match note {
+            Note::Began { recovered, boot } => {
+                trace(format!("starts, boot {boot}, last {:?}", recovered.last));
+                self.ledger.mirror(id, Mirror::of(&recovered));
+                let led = self.seen.get(&id).map_or(0, |seen| seen.led);
+                let seen = Seen {
+                    term: recovered.hard_state.current_term,
+                    led,
+                    ..Seen::default()
+                };
+                self.seen.insert(id, seen);
+            }
+            Note::Stored(writes) => self.stored(id, writes, coverage)?,
+            Note::Sent { to, message } => self.sent(id, to, &message)?,
+            Note::Committed { index, entries } => self.committed(id, server, index, entries)?,
+            Note::Snapshot { meta, installed } => {
+                let what = if installed {
+                    "snapshot install"
+                } else {
+                    "snapshot"
+                };
+                coverage.event(what);
+                trace(format!("{what} as of {:?}", meta.position));
+                self.ledger.covered(id, &meta)?;
+            }
+            Note::Applied {
+                position,
+                command,
+                outcome,
+            } => self.ledger.applied(id, position, command, outcome)?,
+            Note::Epoch { applied, restored } => {
+                coverage.event("state machine epoch");
+                if restored {
+                    coverage.event("state machine restored");
+                }
+                if applied > server.recorded().unwrap_or(0) {
+                    coverage.event("state machine ahead");
+                }
+                trace(format!("epoch: applied {applied}, restored {restored}"));
+            }
+            Note::Event(event) => {
+                coverage.core(&event);
+                trace(format!("{event:?}"));
+            }
+            Note::RolledBack(peer) => {
+                coverage.event("rollback detected");
+                trace(format!("{peer} was rolled back"));
+            }
+            Note::LeaveDecided(removed) => {
+                coverage.event(if removed { "leave" } else { "leave declined" });
+            }
+            Note::Wrong(sentence) => return wrong("node", format!("{id}: {sentence}")),
+            Note::Say(sentence) => trace(sentence),
+        }
+        Ok(())
+    }
+
+    fn stored(
+        &mut self,
+        id: NodeId,
+        writes: Vec<Write>,
+        coverage: &mut Coverage,
+    ) -> Result<(), Wrong> {
+        for write in writes {
+            if write.truncate_from.is_some() {
+                coverage.event("truncation");
+            }
+            if write.compact_to.is_some() {
+                coverage.event("compaction");
+            }
+            self.ledger.stored(id, write)?;
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, id: NodeId, to: NodeId, message: &Message) -> Result<(), Wrong> {
+        let Some(mirror) = self.ledger.mirror_of(id) else {
+            return Ok(());
+        };
+        let hard = &mirror.hard_state;
+        match message {
+            Message::RequestVoteReply(reply) if reply.granted && !reply.pre_vote => {
+                let term = reply.request_term;
+                let forgotten = hard.current_term < term
+                    || (hard.current_term == term && hard.voted_for != Some(to));
+                if forgotten {
+                    let disk = (hard.current_term, hard.voted_for);
+                    let what = format!("{id} votes for {to} in {term}, and its disk says {disk:?}");
+                    return wrong("durable-promises", what);
+                }
+                self.vote(id, term, to)
+            }
+            Message::RequestVote(request) if !request.pre_vote => {
+                if hard.current_term < request.term {
+                    let what = format!("{id} asks for votes in term {} undurably", request.term);
+                    return wrong("durable-promises", what);
+                }
+                self.vote(id, request.term, id)
+            }
+            Message::AppendEntriesReply(reply) => match reply.outcome {
+                AppendOutcome::Durable { index } if index > mirror.last().index => {
+                    let last = mirror.last().index;
+                    let what = format!("{id} acknowledges {index}, and its disk ends at {last}");
+                    wrong("durable-promises", what)
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn vote(&mut self, id: NodeId, term: Term, candidate: NodeId) -> Result<(), Wrong> {
+        let known = *self.votes.entry((id, term)).or_insert(candidate);
+        if known != candidate {
+            let what = format!("{id} votes for {known} and for {candidate} in term {term}");
+            return wrong("durable-promises", what);
+        }
+        Ok(())
+    }
+
+    fn committed(
+        &mut self,
+        id: NodeId,
+        server: &Server,
+        index: Index,
+        entries: Vec<Entry>,
+    ) -> Result<(), Wrong> {
+        let term = server.term().unwrap_or(0);
+        let mirror = self.ledger.mirror_of(id);
+        let durable = mirror.map_or(0, |mirror| mirror.last().index);
+        if index > durable {
+            let what = format!("{id} hands out {index}, and its disk ends at {durable}");
+            return wrong("applied-is-committed", what);
+        }
+        for entry in entries {
+            if let Some(configuration) = self.ledger.commit(id, term, entry)? {
+                self.removed.extend(configuration.removed.iter().copied());
+            }
+        }
+        Ok(())
+    }
+
+    /// A node's disk is empty, or another one's.
+    pub fn forget(&mut self, id: NodeId) {
+        self.ledger.forget(id);
+    }
+}

@@ -1,0 +1,4 @@
+//! One file for each verb.
+
+pub mod pool;
+pub mod run;
