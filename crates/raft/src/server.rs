@@ -56,12 +56,18 @@ fn workers() -> usize {
     (processors / 2).clamp(1, MAX_WORKERS)
 }
 
-/// What the daemon runs on.
+/// What the daemon runs on. Where it is one thread, it is one that takes its tasks in order: twenty calls that
+/// are answered by one batch are then twenty answers in one write for each connection. A worker of several
+/// runs whom a task woke before all others, and so writes after every answer.
 ///
 /// # Errors
 /// The system has no threads to give.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+    let mut builder = match workers() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder
         .worker_threads(workers())
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()

@@ -14,10 +14,6 @@ use state_machine_sdk::{Limits, Listen, serve, termination};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
-/// Threads for the network. The storage has threads of its own, and what a call does here is short: the
-/// daemon's connection, and one more for each watch, share one thread, which spares them the hand-over.
-const WORKER_THREADS: usize = 1;
-
 /// How often a start that waits for room on the disk looks again.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,8 +50,12 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     log_to_stdout(config)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(WORKER_THREADS).enable_all().build();
+    // One thread for the network. The storage has threads of its own, and what a call does here is short:
+    // the daemon's connection, and one more for each watch, share one thread, which spares them the
+    // hand-over, and takes its tasks in order, so that answers which come together leave in one write.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.context("cannot start threads")?;
     let result = runtime.block_on(open_and_serve(config));
     // A command that hangs must not keep the process from ending.
