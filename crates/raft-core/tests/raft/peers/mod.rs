@@ -2,8 +2,10 @@
 //! stands in the essay of this binary.
 
 mod configurations;
+mod course;
 mod elections;
 mod reads;
 mod replication;
+mod slow_and_cut;
 mod snapshots;
 mod transfers;
