@@ -118,6 +118,34 @@ fn d4_the_sick_campaign_late() {
     );
 }
 
+/// D4: only the slow node has the full log, the other two are behind: it stands last, not aside, and is elected.
+#[test]
+fn d4_the_sick_lead_when_nobody_else_can() {
+    let mut one = One::new(1, &[1, 2, 3], &[1, 1]);
+    one.hear(2, heartbeat(1, 0, &[]));
+    one.hear_only(2, append(1, at(2, 1), &[1], 0));
+    while !one.raft.health().disk_sick {
+        one.now = one.now + milliseconds(100);
+        one.step(Input::Tick);
+    }
+    // The others ask first, and cannot win here.
+    for kind in [PRE_VOTE, VOTE] {
+        let effects = one.hear_only(3, ask(2, kind, at(1, 1)));
+        assert_ne!(granted(&effects), Some(true));
+    }
+    let begun = one.now;
+    while one.raft.role() == RoleName::Follower {
+        assert!(one.now - begun < SECOND * 7, "it stands aside for ever");
+        one.now = one.raft.next_deadline();
+        one.step(Input::Tick);
+    }
+    let term = one.raft.term();
+    one.hear_only(3, answer(term + 1, PRE_VOTE, true));
+    one.sync();
+    one.hear_only(3, answer(term + 1, VOTE, true));
+    assert_eq!(one.raft.role(), RoleName::Leader);
+}
+
 /// D4: what a peer says of its boot is written down, but no promise rests on that: heartbeats of a
 /// leader whose disk hangs, and its word to the heir, still leave.
 #[test]

@@ -1,5 +1,7 @@
 //! M1 to M6: who is in the configuration.
 
+use std::collections::BTreeSet;
+
 use raft_core::message::*;
 use raft_core::*;
 
@@ -161,6 +163,29 @@ fn m4_dead_is_ten_seconds_without_contact() {
     let next = one.raft.configuration().1;
     assert_eq!(next.voters, voters(&[1, 2, 4]));
     assert!(next.learners.contains(&node(3)) && next.removed.is_empty());
+}
+
+/// M4: two healthy voters of five are cut off for 15 s. Spares take their places; nobody is removed, and both
+/// are learners when they are back, and up to date at once.
+#[test]
+fn m4_a_partition_of_15_seconds_removes_nobody() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 7);
+        world.run_for(SECOND * 2);
+        let leader = world.leader().unwrap();
+        let before = world.raft(leader).committed_configuration().1;
+        let others = before.voters.iter().copied().filter(|v| *v != leader);
+        let away: Vec<_> = others.take(2).collect();
+        world.partition(&away);
+        world.run_for(SECOND * 15);
+        world.heal();
+        world.run_for(SECOND * 3);
+        let after = world.raft(leader).committed_configuration().1;
+        assert_eq!(after.voters.len(), 5, "seed {seed}");
+        assert_eq!(after.removed, BTreeSet::new(), "seed {seed}");
+        assert!(away.iter().all(|node| after.learners.contains(node)));
+        assert!(world.run_until(SECOND, World::agree), "seed {seed}");
+    }
 }
 
 /// M5: a leader that inherited a joint configuration ends it, once that and an entry of its own term

@@ -7,3 +7,4 @@ mod founding;
 mod membership;
 mod plumbing;
 mod reads;
+mod sessions;
