@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::configuration::{Configuration, MAX_CONFIGURATION_NODES, MAX_REASON_BYTES};
 use crate::entry::Payload;
-use crate::ids::{Index, NodeId, Time};
+use crate::ids::{NodeId, Time};
 use crate::io::{Effect, Event, Refusal, RequestId};
 use crate::progress::Progress;
 use crate::raft::{Raft, Role};
@@ -26,9 +26,8 @@ const BUDGET_PERIOD: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Reconfiguring {
     leaves: BTreeMap<NodeId, Leaving>,
-    /// Who left with a configuration that is committed, and has not heard so: where that stands, and
-    /// until when it is fed.
-    departing: BTreeMap<NodeId, (Index, Time)>,
+    /// Who left with a configuration that is committed, and until when it is still fed.
+    departing: BTreeMap<NodeId, Time>,
     /// When the automatic changes of the last hour were made.
     automatic: VecDeque<Time>,
     /// Something has changed since the reconciler last looked.
@@ -280,12 +279,11 @@ impl Raft {
             let departing = &mut leading.reconfiguring.departing;
             for peer in leading.progress.keys() {
                 if !configuration.contains(*peer) {
-                    departing.entry(*peer).or_insert((index, until));
+                    departing.entry(*peer).or_insert(until);
                 }
             }
             leading.reconfiguring.look_again();
         }
-        self.let_go();
         // M5: a leader that is not part of it has done its duty.
         let outside = !configuration.is_voter(self.id) && !mutant!(M5OutsiderLeads);
         if outside && matches!(self.role, Role::Leader(_)) {
@@ -293,25 +291,20 @@ impl Raft {
         }
     }
 
-    /// Feeds those who left no longer than until they were told that the configuration without them is
-    /// committed (M1). Those whom nobody reaches are not waited for.
+    /// Those who left are fed a while longer, so that they hear that the configuration without them is
+    /// committed (M1), though they be slow, or a message be lost.
     pub(crate) fn let_go(&mut self) {
         let now = self.now;
         let Some(leading) = self.leading() else {
             return;
         };
         let progress = &mut leading.progress;
-        leading
-            .reconfiguring
-            .departing
-            .retain(|peer, (index, until)| {
-                let told = progress.get(peer).map(|peer| peer.commit_told);
-                let stays = now < *until && told.is_some_and(|told| told < *index);
-                if !stays {
-                    progress.remove(peer);
-                }
-                stays
-            });
+        leading.reconfiguring.departing.retain(|peer, until| {
+            if now >= *until {
+                progress.remove(peer);
+            }
+            now < *until
+        });
     }
 
     fn settle_leaves(&mut self) {

@@ -167,7 +167,6 @@ impl Raft {
                 progress.acknowledged(index, now);
                 self.advance_commit_index();
                 self.tell_commit_index();
-                self.let_go();
             }
             AppendOutcome::Conflict { refused, .. } if mutant!(ConflictAcknowledges) => {
                 progress.acknowledged(refused.min(last), now);
