@@ -275,3 +275,28 @@ fn who_campaigns_is_decided_by_the_log() {
         assert_eq!(asked, campaigns);
     }
 }
+
+/// Whoever is to leave, and is in no configuration, has left: that is the answer, and nothing is written for it.
+#[test]
+fn who_is_not_in_the_configuration_has_left() {
+    let mut one = One::leader(1, &[1, 2, 3], &[1]);
+    let last = one.raft.last();
+    let leave = Input::Leave {
+        request: 7,
+        node: node(9),
+    };
+    let effects = one.settle(leave);
+    let decided = |e: &Effect| {
+        matches!(
+            e,
+            Effect::LeaveDecided {
+                request: 7,
+                removed: true,
+                ..
+            }
+        )
+    };
+    assert!(effects.iter().any(decided));
+    one.wait(SECOND);
+    assert_eq!(one.raft.last(), last);
+}

@@ -402,3 +402,41 @@ fn a_follower_that_alone_does_not_hear_the_leader_deposes_nobody() {
         assert!(world.run_until(SECOND * 3, World::agree), "seed {seed}");
     }
 }
+
+/// A node whose disk is empty, and that was told of no cluster, has nobody to vote for and nobody to ask: it waits.
+#[test]
+fn a_node_of_no_cluster_waits() {
+    let mut one = One::with(1, Configuration::default(), &[], Options::default());
+    assert_eq!(
+        one.raft.configuration(),
+        (0, Configuration::default().into())
+    );
+    assert_eq!(one.wait(SECOND * 60), []);
+    assert_eq!((one.raft.role(), one.raft.term()), (RoleName::Follower, 0));
+}
+
+/// A learner that comes with a higher term than the leader's tells it so. That costs an election, and no more:
+/// the next leader is of a higher term still, and leads the learner as well.
+#[test]
+fn a_learner_of_a_higher_term_costs_one_election() {
+    let base = Configuration {
+        learners: voters(&[4]),
+        ..configuration(&[1, 2, 3])
+    };
+    let ones = [1, 2, 3, 4].map(|id| One::with(id, base.clone(), &[1], Options::default()));
+    let mut few = Few::of(ones);
+    few.part(&[4]);
+    assert!(few.campaign(1));
+    few.one(4).hear(9, heartbeat(7, 0, &[]));
+    few.heal();
+    few.heartbeat(1);
+    assert!(!few.leads(1));
+    assert!(few.campaign(1) || few.campaign(1));
+    let term = few.term(1);
+    assert!(term > 7);
+    for _ in 0..4 {
+        few.heartbeat(1);
+        assert_eq!((few.leads(1), few.term(1), few.term(4)), (true, term, term));
+    }
+    assert_eq!(few.terms(4), few.terms(1));
+}

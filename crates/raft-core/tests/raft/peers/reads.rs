@@ -129,3 +129,20 @@ fn a_leader_that_slept_serves_nothing_old() {
         assert!(world.answers.reads.contains_key(&again), "seed {seed}");
     }
 }
+
+/// A leader that is the only voter is its own majority: it answers at once, and no learner is asked.
+#[test]
+fn a_leader_alone_confirms_itself() {
+    let base = Configuration {
+        learners: voters(&[2]),
+        ..configuration(&[1])
+    };
+    let mut one = One::with(1, base, &[1], Options::default());
+    one.elect();
+    let deadline = one.now + SECOND;
+    let effects = one.step(Input::ReadIndex {
+        request: 5,
+        deadline,
+    });
+    assert_eq!(read_ready(&effects), Some((5, 2)));
+}
