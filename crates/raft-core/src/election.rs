@@ -114,12 +114,10 @@ impl Following {
 
 impl Raft {
     pub(crate) fn arm_cold_start(&mut self) {
-        let attempts = if mutant!(E5NoColdStart) {
-            0
-        } else {
-            COLD_ATTEMPTS
-        };
-        self.succession.cold_attempts_left = attempts;
+        if mutant!(E5NoColdStart) {
+            return self.arm_election_timer();
+        }
+        self.succession.cold_attempts_left = COLD_ATTEMPTS;
         let wait = self.dice.between(Duration::ZERO, COLD_START_SPREAD);
         self.succession.election_deadline = self.now + wait;
     }

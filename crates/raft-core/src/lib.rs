@@ -107,6 +107,11 @@ pub mod sessions;
 pub mod waiters;
 pub mod walk;
 
+#[cfg(all(test, feature = "mutants"))]
+extern crate self as raft_core;
+#[cfg(all(test, feature = "mutants"))]
+#[path = "../tests/a_mutant/mod.rs"]
+mod a_mutant;
 mod commits;
 mod dice;
 mod election;

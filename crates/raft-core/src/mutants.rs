@@ -346,6 +346,12 @@ mutants! {
         /// A new segment does not repeat term and vote.
         D7HardStateNotRepeated,
     }
+    "S1" {
+        /// A state machine does not keep the outcomes above the floor.
+        S1OutcomesNotKept,
+        /// The applied index is not stored together with the state.
+        S1IndexNotWithState,
+    }
     "S2" {
         /// A retry in an expired session is run as if it were new.
         S2ExpiredRuns,
@@ -378,6 +384,24 @@ mutants! {
         /// A snapshot that was received is not checked.
         S4ReceivedUnchecked,
     }
+    "P1" {
+        /// A state machine applies entries with a gap before them.
+        P1AnyOrder,
+        /// A state machine runs entries that it has applied already.
+        P1RunsAgain,
+        /// A state machine obeys an earlier connection.
+        P1AnyEpoch,
+        /// What a state machine has lost is not sent to it again.
+        P1LostNotSentAgain,
+        /// A retry goes to the state machine as a command.
+        P1RetryIsSent,
+    }
+    "P2" {
+        /// A state machine that has more than this node's log is taken as it is.
+        P2AheadIsTaken,
+        /// A state machine that lacks what the log holds no more is taken as it is.
+        P2BehindIsTaken,
+    }
     "P4" {
         /// The word of a minority decides which outcome was right.
         P4MinorityDecides,
@@ -385,6 +409,10 @@ mutants! {
     "P5" {
         /// An entry that an operator has skipped is run.
         P5SkippedRuns,
+    }
+    "W1" {
+        /// A request is answered for another entry that took the index of its own.
+        W1WokenByIndex,
     }
     "W2" {
         /// An older snapshot takes the place of a newer log.
@@ -418,6 +446,7 @@ mod tests {
 
     #[test]
     fn a_mutant_is_chosen_by_its_name() {
+        let before = chosen();
         for mutant in Mutant::ALL {
             assert_eq!(Mutant::parse(mutant.name()), Some(*mutant));
             choose(Some(*mutant));
@@ -426,6 +455,7 @@ mod tests {
         }
         choose(None);
         assert_eq!(chosen(), None);
+        choose(before);
         assert_eq!(Mutant::parse("NoSuchRule"), None);
     }
 }

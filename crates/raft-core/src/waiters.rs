@@ -74,7 +74,11 @@ impl<Reply> Waiters<Reply> {
             && first.key().0 <= position.index
         {
             let ((index, term), waiter) = first.remove_entry();
-            let word = match answer.take_if(|_| (index, term) == (position.index, position.term)) {
+            let waited_for = |_: &mut _| {
+                let same_term = term == position.term || mutant!(W1WokenByIndex);
+                index == position.index && same_term
+            };
+            let word = match answer.take_if(waited_for) {
                 Some(answer) => answer(),
                 None => Answer::Replaced,
             };

@@ -130,9 +130,9 @@ impl Walk {
     /// Where a state machine that has applied everything up to `applied` stands to a log whose first entry
     /// is `first` (it may begin behind a snapshot that this walk has not taken up) and whose last is `last`.
     pub fn height(&self, applied: Index, first: Index, last: Index) -> Height {
-        if applied > last.max(self.base) {
+        if applied > last.max(self.base) && !mutant!(P2AheadIsTaken) {
             Height::BeyondLog
-        } else if applied < self.base.max(first.saturating_sub(1)) {
+        } else if applied < self.base.max(first.saturating_sub(1)) && !mutant!(P2BehindIsTaken) {
             Height::BeforeLog
         } else {
             Height::WithinLog
@@ -174,6 +174,9 @@ impl Walk {
 
     /// Where an epoch begins whose instance has applied everything up to `applied`.
     pub fn next_after(&self, applied: Index) -> Index {
+        if mutant!(P1LostNotSentAgain) {
+            return self.recorded + 1;
+        }
         applied.min(self.recorded) + 1
     }
 
@@ -189,7 +192,9 @@ impl Walk {
                 self.admit_new(entry);
             }
             let command = match &entry.payload {
-                Payload::Command(command) if self.commands.get(entry.index) => {
+                Payload::Command(command)
+                    if self.commands.get(entry.index) || mutant!(P1RetryIsSent) =>
+                {
                     Some(command.bytes.clone())
                 }
                 _ => None,

@@ -221,6 +221,7 @@ impl Engine {
         let applied = self.header.applied_index;
         if let Some(first) = batch.entries.first()
             && first.entry.index.saturating_sub(1) > applied
+            && !mutant!(P1AnyOrder)
         {
             return Err(Refusal::OutOfOrder {
                 given: first.entry.index,
@@ -231,7 +232,7 @@ impl Engine {
         // The indices are consecutive, so those applied before are a prefix.
         let known = batch
             .entries
-            .partition_point(|entry| entry.entry.index <= applied);
+            .partition_point(|entry| entry.entry.index <= applied && !mutant!(P1RunsAgain));
         let (old, new) = batch.entries.split_at(known);
         self.refuse_falling_term(new)?;
         let mut outcomes = self.recall(old)?;
@@ -400,7 +401,7 @@ impl Engine {
                             }
                         }
                     };
-                    if entry.index > header.results_floor {
+                    if entry.index > header.results_floor && !mutant!(S1OutcomesNotKept) {
                         gathered.push((entry.index, entry.term), &outcome, transaction)?;
                     }
                     outcomes.push(Applied::Outcome(outcome));
@@ -412,7 +413,9 @@ impl Engine {
                     transaction
                         .remove_records(old_floor.saturating_add(1), header.results_floor)?;
                 }
-                transaction.put_record(HEADER_KEY, &header.encode())?;
+                if !mutant!(S1IndexNotWithState) {
+                    transaction.put_record(HEADER_KEY, &header.encode())?;
+                }
                 Ok(Finish::Commit)
             })
             .map_err(|error| match &panicked {

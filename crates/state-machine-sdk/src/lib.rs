@@ -87,6 +87,20 @@ extern crate self as state_machine_sdk;
 #[doc = include_str!("../../../proto/README.md")]
 struct AuthorsGuide;
 
+#[cfg(feature = "mutants")]
+use raft_core::mutant;
+
+/// Whether the rule that the mutant takes out is out of force: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+#[cfg(all(test, feature = "mutants"))]
+#[path = "../../raft-core/tests/a_mutant/mod.rs"]
+mod a_mutant;
 mod chunks;
 pub mod engine;
 #[cfg(test)]

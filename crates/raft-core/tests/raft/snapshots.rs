@@ -135,6 +135,32 @@ fn s4_a_snapshot_of_something_else_cuts_nothing() {
     }
 }
 
+/// M3 and S4: the ids that left for good are part of a snapshot, and so of the log that goes on behind it.
+#[test]
+fn m3_a_snapshot_remembers_who_was_removed() {
+    let mut one = leader(no_trail(), 1);
+    one.settle(Input::Members(vec![raft_core::MemberHint {
+        node: node(4),
+        joinable: true,
+    }]));
+    one.all_ack();
+    one.settle(Input::Leave {
+        request: 9,
+        node: node(4),
+    });
+    for _ in 0..5 {
+        one.wait(milliseconds(100));
+        one.all_ack();
+    }
+    let snapshot = one.raft.snapshot_meta(one.raft.commit_index(), 0).unwrap();
+    assert_eq!(snapshot.configuration.removed, voters(&[4]));
+
+    let mut behind = One::new(2, &[1, 2, 3], &[]);
+    behind.hear(1, heartbeat(one.raft.term(), 0, &[]));
+    received(&mut behind, &snapshot.into());
+    assert_eq!(behind.raft.configuration().1.removed, voters(&[4]));
+}
+
 /// Entries behind a snapshot are kept for peers that are a little behind, as far as there is room; a
 /// peer in contact holds the log for itself, one that is silent does not.
 #[test]

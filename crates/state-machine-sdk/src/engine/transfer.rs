@@ -69,7 +69,7 @@ impl Engine {
     /// # Errors
     /// It is of another one.
     pub fn check_epoch(&self, given: u64) -> Result<(), Refusal> {
-        if given == self.epoch && given != 0 {
+        if (given == self.epoch || mutant!(P1AnyEpoch)) && given != 0 {
             return Ok(());
         }
         let latest = self.epoch;

@@ -116,6 +116,9 @@ fn d4_the_sick_campaign_late() {
         wait >= milliseconds(3_000) && wait <= milliseconds(6_000),
         "{wait:?}"
     );
+    one.now = one.raft.next_deadline();
+    let asked = vote_requests(&one.step(Input::Tick));
+    assert_eq!(asked.len(), 2, "late, and not never");
 }
 
 /// D4: only the slow node has the full log, the other two are behind: it stands last, not aside, and is elected.

@@ -268,3 +268,43 @@ fn m6_no_promotion_without_own_acknowledgements() {
     }
     assert_eq!(one.raft.configuration().1.voters.len(), 5);
 }
+
+/// M4: automation makes no more than so many changes in an hour, and goes on after it.
+#[test]
+fn m4_automatic_changes_have_a_budget() {
+    let options = Options {
+        automatic_changes_per_hour: 1,
+        ..Options::default()
+    };
+    let mut one = One::with(1, configuration(&[1, 2, 3]), &[1], options);
+    one.elect();
+    one.all_ack();
+    let term = one.raft.term();
+    let hint = |number| MemberHint {
+        node: node(number),
+        joinable: true,
+    };
+    let mut members = vec![hint(4)];
+    let begun = one.now;
+    for (joiner, until) in [(4, SECOND), (5, SECOND * 3_590)] {
+        members.push(hint(joiner));
+        one.settle(Input::Members(members.clone()));
+        while one.now - begun < until {
+            one.wait(milliseconds(375));
+            one.all_ack();
+            for peer in [2, 3] {
+                one.hear(peer, heartbeat_reply(term, 0));
+            }
+        }
+        assert_eq!(
+            one.raft.configuration().1.learners,
+            voters(&[4]),
+            "{joiner}"
+        );
+    }
+    while one.now - begun < SECOND * 3_610 {
+        one.wait(milliseconds(375));
+        one.all_ack();
+    }
+    assert_eq!(one.raft.configuration().1.learners, voters(&[4, 5]));
+}
