@@ -104,11 +104,39 @@ impl Following {
         self.acknowledged = 0;
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        change(&mut self.since);
+        if let Some(heard) = &mut self.heard {
+            change(&mut heard.at);
+        }
+    }
+
     pub(crate) fn set_leader(&mut self, leader: Option<NodeId>, _term: Term, now: Time) {
         if leader != self.leader {
             self.leader = leader;
             self.since = now;
         }
+    }
+}
+
+impl Succession {
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        change(&mut self.election_deadline);
+        change(&mut self.quiet_until);
+        if let Some((_, _, _, deadline)) = &mut self.probe {
+            change(deadline);
+        }
+        if let Some(at) = &mut self.last_use {
+            change(at);
+        }
+        if let Some(hinted) = &mut self.hinted {
+            change(&mut hinted.next_at);
+        }
+    }
+
+    /// From here on the ordinary timer rules.
+    pub(crate) fn forget_cold_start(&mut self) {
+        self.cold_attempts_left = 0;
     }
 }
 

@@ -58,6 +58,20 @@ impl Leading {
             .map_or(0, |progress| progress.match_index)
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        change(&mut self.elected_at);
+        change(&mut self.next_heartbeat);
+        change(&mut self.no_hand_over_before);
+        for progress in self.progress.values_mut() {
+            progress.for_each_time(change);
+        }
+        self.reads.for_each_time(change);
+        if let Some(transfer) = &mut self.transfer {
+            transfer.for_each_time(change);
+        }
+        self.reconfiguring.for_each_time(change);
+    }
+
     pub(crate) fn transfer_token(&self) -> Option<u64> {
         self.transfer.as_ref().and_then(Transfer::token)
     }
@@ -85,6 +99,14 @@ impl Raft {
         match &self.role {
             Role::Leader(leading) => leading.progress.keys().copied().collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// As if this leader had been elected just now (S3).
+    pub(crate) fn restart_log_time(&mut self) {
+        let now = self.now;
+        if let Some(leading) = self.leading() {
+            leading.elected_at = now;
         }
     }
 

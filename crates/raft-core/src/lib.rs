@@ -112,6 +112,7 @@ extern crate self as raft_core;
 #[cfg(all(test, feature = "mutants"))]
 #[path = "../tests/a_mutant/mod.rs"]
 mod a_mutant;
+mod canonical;
 mod commits;
 mod dice;
 mod election;
@@ -125,6 +126,7 @@ mod snapshots;
 mod transfer;
 
 pub use agreement::Agreement;
+pub use canonical::Renamed;
 pub use configuration::Configuration;
 pub use durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
 pub use entry::{BadPayload, Command, Entry, Payload};

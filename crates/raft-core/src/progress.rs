@@ -80,6 +80,20 @@ impl Progress {
         }
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        change(&mut self.last_contact);
+        change(&mut self.last_progress);
+        if let Some(since) = &mut self.caught_up_since {
+            change(since);
+        }
+        if let Mode::Probe {
+            awaiting: Some(since),
+        } = &mut self.mode
+        {
+            change(since);
+        }
+    }
+
     /// What was under way may be lost: ask again where the logs join.
     pub(crate) fn probe(&mut self, now: Time) {
         // Only a pipeline runs ahead of what is known; a probe looks where it looked.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::canonical::Renamed;
 use crate::configuration::Configuration;
 use crate::dice::Dice;
 use crate::durable::{HardState, Persisted, Recovered, SnapshotMeta, Write};
@@ -716,6 +717,47 @@ impl Raft {
             self.event(Event::BecameFollower { term, leader });
         }
         self.following.set_leader(leader, term, self.now);
+    }
+
+    // ---- one value for all that behave alike ----
+
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        for write in &mut self.disk.outstanding {
+            change(&mut write.since);
+        }
+        change(&mut self.disk.waiting_since);
+        for suspect in self.suspects.values_mut() {
+            change(&mut suspect.asked);
+        }
+        if let Some(since) = &mut self.state_machine_silent {
+            change(since);
+        }
+        self.following.for_each_time(change);
+        self.succession.for_each_time(change);
+        self.follower_reads.for_each_time(change);
+        if let Role::Leader(leading) = &mut self.role {
+            leading.for_each_time(change);
+        }
+    }
+
+    /// Counts writes from the last one that is durable, and generations from the present one.
+    pub(crate) fn rename_writes(&mut self) -> Renamed {
+        let disk = &mut self.disk;
+        let renamed = Renamed {
+            sequences: disk.persisted_sequence,
+            generation: disk.generation,
+        };
+        disk.persisted_sequence = 0;
+        disk.generation = 1;
+        disk.next_sequence -= renamed.sequences;
+        disk.hard_sequence = disk.hard_sequence.saturating_sub(renamed.sequences);
+        for write in &mut disk.outstanding {
+            write.sequence -= renamed.sequences;
+        }
+        for (sequence, _, _) in &mut self.held {
+            *sequence -= renamed.sequences;
+        }
+        renamed
     }
 
     pub(crate) fn majority_of(&self, has: impl Fn(NodeId) -> bool) -> bool {

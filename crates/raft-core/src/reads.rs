@@ -89,6 +89,16 @@ impl LeaderReads {
         self.earliest.time()
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        let riding = self.round.iter_mut().flat_map(|round| &mut round.reads);
+        for read in self.waiting.iter_mut().chain(riding) {
+            change(&mut read.deadline);
+        }
+        if let Some(earliest) = &mut self.earliest.0 {
+            change(earliest);
+        }
+    }
+
     fn push(&mut self, read: Read) {
         self.earliest.note(read.deadline);
         self.waiting.push_back(read);
@@ -146,6 +156,21 @@ impl FollowerReads {
             asked: None,
             earliest: Earliest::default(),
             next_ask: (boot << 40) + 1,
+        }
+    }
+
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        for (_, deadline) in &mut self.waiting {
+            change(deadline);
+        }
+        if let Some(ask) = &mut self.asked {
+            change(&mut ask.sent);
+            for (_, deadline) in &mut ask.reads {
+                change(deadline);
+            }
+        }
+        if let Some(earliest) = &mut self.earliest.0 {
+            change(earliest);
         }
     }
 

@@ -54,6 +54,18 @@ impl Reconfiguring {
             .collect()
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        for leaving in self.leaves.values_mut() {
+            change(&mut leaving.since);
+        }
+        for until in self.departing.values_mut() {
+            change(until);
+        }
+        for at in &mut self.automatic {
+            change(at);
+        }
+    }
+
     /// Something has changed, or time has passed.
     pub(crate) fn look_again(&mut self) {
         self.look_now = true;

@@ -25,6 +25,10 @@ impl Transfer {
         self.sent.then_some(self.token)
     }
 
+    pub(crate) fn for_each_time(&mut self, change: &mut dyn FnMut(&mut Time)) {
+        change(&mut self.deadline);
+    }
+
     pub(crate) fn deadline(&self) -> Time {
         self.deadline
     }
