@@ -5,12 +5,14 @@
 //! - [`run`](fn@run): one seed decides everything. Real cores, logs, snapshots, sessions and key-value
 //!   stores in a world in which everything goes wrong that can, with checkers that look on from outside.
 //! - [`world`]: that world, for any kind of node.
+//! - [`mod@explore`]: every schedule of a small cluster of cores, within bounds.
 //! - [`history`]: what clients asked and were told, and whether one correct store could have said it.
 
 pub mod check;
 pub mod client;
 pub mod coverage;
 mod dice;
+pub mod explore;
 pub mod faults;
 pub mod history;
 pub mod node;
