@@ -284,20 +284,18 @@ mod tests {
     #[test]
     fn a_refusal_for_want_of_room_or_time_says_nothing_against_an_entry() {
         for status in [
-            tonic::Status::resource_exhausted("no room"),
-            tonic::Status::aborted("stale epoch"),
-            tonic::Status::failed_precondition("out of order"),
+            Status::resource_exhausted("no room"),
+            Status::aborted("stale epoch"),
+            Status::failed_precondition("out of order"),
         ] {
             assert!(!blames_entries(&status), "{status}");
         }
-        let mut busy = tonic::Status::unavailable("busy");
+        let mut busy = Status::unavailable("busy");
         assert!(blames_entries(&busy), "it stops, or died");
         let reason = tonic::metadata::MetadataValue::from_static("BUSY");
         busy.metadata_mut().insert("leeky-reason", reason);
         assert!(!blames_entries(&busy));
-        assert!(blames_entries(&tonic::Status::internal("panicked")));
-        assert!(blames_entries(&tonic::Status::unknown(
-            "the connection broke"
-        )));
+        assert!(blames_entries(&Status::internal("panicked")));
+        assert!(blames_entries(&Status::unknown("the connection broke")));
     }
 }

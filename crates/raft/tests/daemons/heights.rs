@@ -216,7 +216,7 @@ impl StateMachine for Script {
 
     async fn execute_stream(
         &self,
-        _: Request<tonic::Streaming<pb::ExecuteRequest>>,
+        _: Request<Streaming<pb::ExecuteRequest>>,
     ) -> Result<Response<Self::ExecuteStreamStream>, Status> {
         let wrong = "a stream of batches, which this one does not offer".to_owned();
         self.state().wrong.push(wrong);
