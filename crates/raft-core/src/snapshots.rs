@@ -81,7 +81,10 @@ impl Raft {
         if position.index <= self.commit_index || self.log.matches(position) {
             return self.confirm_covered(position.index);
         }
-        self.effect(Effect::PullSnapshot { from, position });
+        // The disk still has to take up the last one, for which it needs that file: one after the other.
+        if !self.is_installing() {
+            self.effect(Effect::PullSnapshot { from, position });
+        }
     }
 
     /// Everything up to `index` is the same here and in the leader's log.

@@ -470,6 +470,20 @@ fn a_configuration_rolls_back_to_the_snapshot_s() {
     assert_eq!(one.raft.last(), at(11, 3));
 }
 
+/// W2: the disk takes up one snapshot after the other. A newer one that is fetched meanwhile would take the
+/// place of the file that the write under way still needs.
+#[test]
+fn w2_no_other_snapshot_is_fetched_while_one_is_installed() {
+    let mut one = One::new(2, &[1, 2, 3], &[1, 1, 1]);
+    one.hear(1, offer(1, at(9, 1)));
+    received(&mut one, &meta(at(9, 1), &[1, 2, 3]));
+    let effects = one.hear_only(1, offer(1, at(20, 1)));
+    assert_eq!(pulls(&effects), []);
+    one.sync();
+    let effects = one.hear(1, offer(1, at(20, 1)));
+    assert_eq!(pulls(&effects), [(node(1), at(20, 1))]);
+}
+
 /// W2: whoever offers one thing and hands over another is not obeyed: what stands here up to where it is
 /// known to be the leader's stays, and nothing that is said later trips over it.
 #[test]
