@@ -61,6 +61,12 @@ impl Configuration {
         self.is_voter(node) || self.learners.contains(&node)
     }
 
+    /// Whether `node` has left for good. While a change is joint, whoever goes with it has not: C_old may
+    /// need its vote until C_new is committed (M1).
+    pub fn has_left(&self, node: NodeId) -> bool {
+        self.removed.contains(&node) && !self.contains(node)
+    }
+
     /// Everyone who receives the log, each once, in order.
     pub fn members(&self) -> BTreeSet<NodeId> {
         self.voters

@@ -180,8 +180,16 @@ impl Raft {
     }
 
     /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1).
+    ///
+    /// While that configuration is not known to be committed, so does a voter of the one before (§4.2.2 of
+    /// the dissertation). Else a leader that has appended a C_new without itself, and was cut off with it,
+    /// could neither lead any more nor vote for anyone whose log is shorter, and C_old might need its vote.
+    /// It does not count its own: a quorum is one of the latest configuration.
     fn may_campaign(&self) -> bool {
-        let is_voter = self.configuration().1.is_voter(self.id) || mutant!(M5OutsiderCampaigns);
+        let (index, latest) = self.configuration();
+        let needed =
+            index > self.commit_index && self.committed_configuration().1.is_voter(self.id);
+        let is_voter = latest.is_voter(self.id) || needed || mutant!(M5OutsiderCampaigns);
         let stopping = self.stopping && !mutant!(M1StoppingCampaigns);
         let sick = self.disk.sick && mutant!(D4SickNeverCampaigns);
         !self.retired && !stopping && !sick && is_voter

@@ -275,7 +275,7 @@ impl Raft {
     }
 
     /// The log has given way to a snapshot, and the disk has not yet: else it is durable up to its base.
-    fn is_installing(&self) -> bool {
+    pub(crate) fn is_installing(&self) -> bool {
         self.disk.durable_index < self.log.base().index
     }
 
@@ -296,6 +296,15 @@ impl Raft {
             Role::Leader(_) => Some(self.id),
             _ => self.following.leader(),
         }
+    }
+
+    /// Nobody sends this node anything any more, and it has no reason to speak itself: it may have been
+    /// removed, which only the others can tell it. A driver asks them from time to time, by a Hello (M1, M3).
+    pub fn is_left_alone(&self) -> bool {
+        let configuration = self.configuration().1;
+        let removed = configuration.has_left(self.id);
+        let listens = self.leader().is_none() && !configuration.is_voter(self.id);
+        self.log.last() != Position::ZERO && (removed || listens)
     }
 
     /// Known to be committed up to here.
@@ -659,7 +668,7 @@ impl Raft {
     /// joint its vote is still needed (M1).
     fn check_retirement(&mut self) {
         let configuration = self.committed_configuration().1;
-        let removed = configuration.removed.contains(&self.id) && !configuration.contains(self.id);
+        let removed = configuration.has_left(self.id);
         let dissolved = self
             .log
             .dissolved_at

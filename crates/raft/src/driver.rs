@@ -87,9 +87,6 @@ pub struct Driver {
     bound: bool,
     /// Operators' orders in the log, as published.
     skips: BTreeMap<Index, Index>,
-    /// The latest configuration has removed this node, which may not know yet that it is committed:
-    /// nobody sends it anything any more, so it asks (M1).
-    outside: bool,
 }
 
 impl Driver {
@@ -113,7 +110,6 @@ impl Driver {
             applied_told: 0,
             published: (false, Index::MAX, Index::MAX),
             skips: BTreeMap::new(),
-            outside: false,
         };
         driver.publish_skips();
         driver.publish_durable();
@@ -146,7 +142,7 @@ impl Driver {
                     }
                 }
                 () = &mut timer => self.step(Input::Tick),
-                () = tokio::time::sleep(KNOCK_INTERVAL), if self.outside => {
+                () = tokio::time::sleep(KNOCK_INTERVAL), if self.parts.raft.is_left_alone() => {
                     self.links.knock(&self.parts.raft.configuration().1.members());
                 }
             }
@@ -566,7 +562,6 @@ impl Driver {
             return;
         }
         self.published = now;
-        self.outside = latest.removed.contains(&self.parts.shared.id);
         let members = if leads {
             latest.members()
         } else {

@@ -50,7 +50,7 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 /// "Do you lead this term?" is answered within this, or counts as no (E2).
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(30);
 
-/// How often a node that was removed, and does not know whether for good, asks the members.
+/// How often a node to which nobody speaks asks the members whether it still belongs to them.
 pub const KNOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often an empty cluster looks for another one at the configured introducers, at first and at

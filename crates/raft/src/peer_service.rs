@@ -358,13 +358,7 @@ impl PeerService {
 
     /// Whether a node of this cluster may still be who it is.
     fn check_standing(&self, peer: NodeId) -> Result<(), Status> {
-        if self
-            .shared
-            .configurations()
-            .committed
-            .removed
-            .contains(&peer)
-        {
+        if self.shared.configurations().committed.has_left(peer) {
             return Err(take_a_new_id(&format!(
                 "node {peer} was removed from this cluster for good"
             )));

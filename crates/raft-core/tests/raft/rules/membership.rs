@@ -86,7 +86,70 @@ fn m1_a_leaver_retires_when_the_final_configuration_is_committed() {
         !effects.contains(&Effect::Retired),
         "it still votes in C_old"
     );
+    assert!(!joint.has_left(node(5)) && next.has_left(node(5)));
     assert!(one.hear(1, change(3, &next)).contains(&Effect::Retired));
+}
+
+/// M5, and §4.2.2 of the dissertation: C_new stands in the logs of two that go with it, and nowhere else;
+/// one of those that stay is dead. Nobody else can win C_old, since these two have the longer log, so one
+/// of them campaigns, for a majority of C_new, which it is no part of.
+#[test]
+fn m5_a_leaver_campaigns_while_c_old_may_need_it() {
+    let joint = Configuration {
+        outgoing: voters(&[1, 2, 3, 4, 5]),
+        removed: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(5, joint.clone(), &[1], Options::default());
+    let next = Payload::Configuration(joint.leave_joint().into());
+    let entry = Entry {
+        index: 2,
+        term: 1,
+        log_time_ms: 0,
+        payload: next,
+    };
+    one.hear(
+        4,
+        Message::AppendEntries(raft_core::message::AppendEntries {
+            term: 1,
+            previous: at(1, 1),
+            entries: vec![entry],
+            commit_index: 1,
+        }),
+    );
+    assert!(!one.raft.configuration().1.is_voter(node(5)));
+    let asked = vote_requests(&one.wait_for_campaign());
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    one.hear(2, answer(2, PRE_VOTE, true));
+    assert_eq!(one.raft.term(), 1, "its own vote does not count");
+    one.hear(3, answer(2, PRE_VOTE, true));
+    one.hear(2, answer(2, VOTE, true));
+    one.hear(3, answer(2, VOTE, true));
+    assert_eq!(one.raft.role(), RoleName::Leader);
+    // What is committed does not need it any more.
+    one.wait(milliseconds(375));
+    let effects = one.all_ack();
+    assert!(effects.contains(&Effect::Retired), "{effects:?}");
+    assert_ne!(one.raft.role(), RoleName::Leader);
+    assert_eq!(vote_requests(&one.wait(SECOND * 20)), []);
+}
+
+/// M1 and M3: a learner that was cut off while it was removed hears nothing of it, and has no reason to
+/// speak: it has to ask. So has who knows that it may be removed.
+#[test]
+fn m3_who_is_left_alone_asks() {
+    let base = Configuration {
+        learners: voters(&[1]),
+        ..configuration(&[2, 3, 4])
+    };
+    let mut learner = One::with(1, base, &[1], Options::default());
+    learner.hear(2, heartbeat(1, 1, &[]));
+    assert!(!learner.raft.is_left_alone(), "it has a leader");
+    learner.wait(SECOND * 3);
+    assert!(learner.raft.is_left_alone());
+    let mut voter = One::new(2, &[2, 3, 4], &[1]);
+    voter.wait(SECOND * 3);
+    assert!(!voter.raft.is_left_alone(), "it campaigns, and so is told");
 }
 
 /// M5 and section 6: who leaves hears of the configuration without it, so that it neither campaigns
