@@ -61,6 +61,10 @@ pub struct Client {
     seen: BTreeMap<Bytes, Bytes>,
     /// No new request is begun any more.
     pub stopped: bool,
+    /// Whether words for the trace are wanted.
+    pub tracing: bool,
+    /// Words for the trace.
+    pub lines: Vec<String>,
     /// What was asked, and what was told.
     pub history: Vec<Operation>,
     /// Stale reads.
@@ -109,6 +113,8 @@ impl Client {
             made: 0,
             seen: BTreeMap::new(),
             stopped: false,
+            tracing: false,
+            lines: Vec::new(),
             history: Vec::new(),
             stale: Vec::new(),
             counts: (0, 0, 0),
@@ -249,6 +255,11 @@ impl Client {
                 }
             }
         };
+        if self.tracing {
+            let sequence = asking.sequence;
+            let line = format!("asks {server}, number {number}, sequence {sequence}: {ask:?}");
+            self.lines.push(line);
+        }
         let patience = self.habits.patience;
         let request = Wire::Request {
             number,
@@ -274,7 +285,11 @@ impl Client {
     }
 
     fn late(&mut self, host: &mut Host<'_, Party>, number: u64) {
-        if self.asking.as_ref().is_some_and(|asking| asking.last == number) {
+        if self
+            .asking
+            .as_ref()
+            .is_some_and(|asking| asking.last == number)
+        {
             self.not_known(host);
         }
     }
@@ -340,6 +355,10 @@ impl Client {
             return; // To something that was over before.
         }
         let is_last = number == asking.last;
+        if self.tracing {
+            self.lines
+                .push(format!("is told, number {number}: {reply:?}"));
+        }
         match reply {
             Reply::NotDone | Reply::NoAnswer if is_last => self.not_done(host),
             Reply::Unknown if is_last => self.not_known(host),

@@ -41,7 +41,11 @@ impl Coverage {
     /// Takes note of what a core tells.
     pub fn core(&mut self, event: &Event) {
         match event {
-            Event::Election { pre_vote: false, hinted, .. } => {
+            Event::Election {
+                pre_vote: false,
+                hinted,
+                ..
+            } => {
                 self.event("election");
                 if *hinted {
                     self.event("hinted election");

@@ -144,14 +144,18 @@ impl Run<'_> {
         if !self.faulty {
             return;
         }
-        let gap = self.dice.between(self.plan.fault_gap / 4, self.plan.fault_gap);
+        let gap = self
+            .dice
+            .between(self.plan.fault_gap / 4, self.plan.fault_gap);
         self.later(gap, Chore::Fault);
         let kinds = self.plan.kinds.clone();
         // What the budget or the moment forbids makes room for another one.
         for _ in 0..8 {
+            let at = self.victim();
             if let Some(kind) = self.dice.pick(&kinds).copied()
-                && self.make(kind)
+                && self.make(kind, at)
             {
+                self.say(at, || format!("FAULT {}", kind.name()));
                 self.coverage.fault(kind.name());
                 return;
             }
@@ -169,11 +173,9 @@ impl Run<'_> {
         }
     }
 
-    fn make(&mut self, kind: Kind) -> bool {
-        let at = self.victim();
+    fn make(&mut self, kind: Kind, at: Address) -> bool {
         let up = self.world.is_up(at);
         let span = |run: &mut Run<'_>, low: u64, high: u64| run.dice.between(low, high) * 1_000;
-        self.say(at, || format!("FAULT {}", kind.name()));
         match kind {
             Kind::Kill | Kind::PowerCut => {
                 if !up {
@@ -321,7 +323,10 @@ impl Run<'_> {
         };
         let length = disk.contents(&name).map_or(0, |bytes| bytes.len() as u64);
         let used = disk.contents(&name).map_or(0, |bytes| {
-            bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64)
+            bytes
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last as u64)
         });
         let offset = self.dice.below(used.max(1).min(length.max(1)));
         let bit = u8::try_from(self.dice.below(8)).unwrap_or(0);
@@ -449,7 +454,15 @@ impl Run<'_> {
         let Some(leader) = self.leader() else {
             return false;
         };
-        let ids: Vec<NodeId> = self.started().iter().filter_map(|at| self.id(*at)).collect();
+        // Who goes takes a vote along that the rest may be about to need.
+        if kind == Kind::Leave && !self.doomed.is_empty() {
+            return false;
+        }
+        let ids: Vec<NodeId> = self
+            .started()
+            .iter()
+            .filter_map(|at| self.id(*at))
+            .collect();
         let node = self.dice.pick(&ids).copied();
         let Some(node) = node else { return false };
         let input = match kind {
@@ -483,8 +496,17 @@ impl Run<'_> {
 
     /// Tells a node what the member map shows: late, and now and then wrong.
     pub(crate) fn hint(&mut self, at: Address) {
-        let wait = self.dice.between(self.plan.hint_gap / 2, self.plan.hint_gap);
+        let wait = self
+            .dice
+            .between(self.plan.hint_gap / 2, self.plan.hint_gap);
         self.later(wait, Chore::Hints(at));
+        if !self.faulty && self.is_orphan(at) {
+            self.coverage.event("orphan");
+            self.crash(at, false);
+            self.begin_anew(at);
+            self.later(100_000, Chore::Start(at));
+            return;
+        }
         let mut hints = Vec::new();
         for other in self.started() {
             let wrong = self.faulty && self.dice.per_mille(self.plan.wrong_hints);
@@ -506,6 +528,22 @@ impl Run<'_> {
         });
     }
 
+    /// A newcomer that was removed before it had heard of the cluster: nobody tells it, and it has nobody to
+    /// ask, so an operator has to give it another id.
+    fn is_orphan(&self, at: Address) -> bool {
+        let server = self.world.node(at).server();
+        let removed = |id: NodeId| {
+            let last = self.checker.ledger.configuration_at(u64::MAX);
+            last.is_some_and(|(_, configuration)| configuration.removed.contains(&id))
+        };
+        server.is_some_and(|server| {
+            let knows_nothing = server
+                .raft()
+                .is_some_and(|raft| raft.cluster_id().is_none());
+            knows_nothing && removed(server.parts.id)
+        })
+    }
+
     // ---- processes ----
 
     /// The process dies. With `power` the machine does.
@@ -519,7 +557,6 @@ impl Run<'_> {
                 true
             });
         }
-        let now = self.world.now();
         self.world.kill(at);
         let dice = &mut self.dice;
         if let Some(server) = self.world.node_mut(at).server_mut() {
@@ -529,7 +566,6 @@ impl Run<'_> {
             }
             server.crash(power, dice);
         }
-        let _ = now;
     }
 
     /// The node takes a new id.
@@ -539,7 +575,6 @@ impl Run<'_> {
         if let Some(server) = self.world.node_mut(at).server_mut() {
             let id = server.parts.id;
             server.begin_anew();
-            self.checker.forget(id);
             self.former.insert(id);
             self.doomed.remove(&id);
             self.coverage.event("new id");
@@ -571,7 +606,7 @@ impl Run<'_> {
                 self.give_up_start(at);
                 self.later(300_000, Chore::Start(at));
             }
-            Err(StartError::Wrong(reason) | StartError::Damaged(reason)) => {
+            Err(StartError::Damaged(reason)) => {
                 let what = format!("node {at} does not start: {reason}");
                 self.failed.get_or_insert(("start", what));
             }
@@ -611,8 +646,11 @@ fn is_segment(name: &str) -> bool {
 }
 
 fn is_snapshot(name: &str) -> bool {
-    name.strip_prefix("snapshot-")
-        .is_some_and(|rest| rest.bytes().next().is_some_and(|byte| byte.is_ascii_hexdigit()))
+    name.strip_prefix("snapshot-").is_some_and(|rest| {
+        rest.bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// The lanes, for those who go through them.

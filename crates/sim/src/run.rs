@@ -30,6 +30,9 @@ const FORMING: Micros = 60_000_000;
 /// The longest time with faults, when operations or faults are wanting.
 const LONGEST: Micros = 400_000_000;
 
+/// How long clients go on when there are no more faults.
+const CALM: Micros = 15_000_000;
+
 /// How long the cluster may take to converge when there are no more faults.
 const CONVERGING: Micros = 120_000_000;
 
@@ -168,7 +171,11 @@ impl<'a> Run<'a> {
         let mut clients = Vec::new();
         for (number, habits) in plan.clients.iter().enumerate() {
             let client = Client::new(number as u64, seed, plan.nodes, *habits);
-            clients.push(world.add(Party::Client(Box::new(client)), 0));
+            let address = world.add(Party::Client(Box::new(client)), 0);
+            if let Some(client) = world.node_mut(address).client_mut() {
+                client.tracing = settings.trace;
+            }
+            clients.push(address);
         }
         let mut coverage = Coverage {
             nodes: plan.nodes as u64,
@@ -323,15 +330,17 @@ impl<'a> Run<'a> {
             }
         }
         // What still waits to stop has no reason to any more.
-        self.agenda.retain(|_, chore| {
-            !matches!(chore, Chore::Gone(_) | Chore::Fault | Chore::Image)
-        });
+        self.agenda
+            .retain(|_, chore| !matches!(chore, Chore::Gone(_) | Chore::Fault | Chore::Image));
         for at in self.started() {
             if self.goodbyes.contains(&at) {
                 self.crash(at, false);
                 self.later(100_000, Chore::Start(at));
             }
         }
+        // What a node lacks may only come with new entries, such as the next snapshot.
+        let until = self.world.now() + CALM;
+        self.go_on(until, |_| false)?;
         for client in self.clients.clone() {
             if let Some(client) = self.world.node_mut(client).client_mut() {
                 client.stopped = true;
@@ -340,6 +349,19 @@ impl<'a> Run<'a> {
         let until = self.world.now() + CONVERGING;
         if self.go_on(until, |run| run.unsettled().is_none())? {
             return Ok(());
+        }
+        for at in self.started() {
+            let server = self.world.node(at).server();
+            if let Some(raft) = server.and_then(Server::raft) {
+                let (role, term, last) = (raft.role(), raft.term(), raft.last());
+                let (commit, (index, c)) = (raft.commit_index(), raft.configuration());
+                let id = raft.id();
+                self.say(at, || {
+                    format!(
+                        "{id:?} {role:?} of term {term}, {last:?}, commit {commit}, {index}: {c:?}"
+                    )
+                });
+            }
         }
         let what = self.unsettled().unwrap_or_default();
         check::wrong("liveness", what)
@@ -399,7 +421,10 @@ impl<'a> Run<'a> {
     fn go_on(&mut self, until: Micros, done: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
         let mut look = 0;
         loop {
-            let chore = self.agenda.first_key_value().map_or(NEVER, |((at, _), _)| *at);
+            let chore = self
+                .agenda
+                .first_key_value()
+                .map_or(NEVER, |((at, _), _)| *at);
             let next = self.world.next_at().min(chore);
             if next > until {
                 self.world.wait_until(until);
@@ -439,6 +464,11 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         let tracing = self.settings.trace;
         let (trace, checker, coverage) = (&mut self.trace, &mut self.checker, &mut self.coverage);
+        if let Some(client) = self.world.node_mut(at).client_mut() {
+            if tracing {
+                trace.extend(client.lines.drain(..).map(|what| line(now, at, &what)));
+            }
+        }
         let Some(server) = self.world.node_mut(at).server_mut() else {
             coverage.hash = mix(coverage.hash, now, at as u64);
             return Ok(());
@@ -524,8 +554,7 @@ impl<'a> Run<'a> {
 
     /// Every configuration that may be in force somewhere.
     fn configurations(&self) -> Vec<Arc<Configuration>> {
-        let mut all: Vec<Arc<Configuration>> =
-            self.last_configurations.values().cloned().collect();
+        let mut all: Vec<Arc<Configuration>> = self.last_configurations.values().cloned().collect();
         for at in self.begun.iter() {
             if let Some(raft) = self.world.node(*at).server().and_then(Server::raft) {
                 all.push(raft.configuration().1);
@@ -538,11 +567,15 @@ impl<'a> Run<'a> {
         all
     }
 
-    /// Whether this node's promises may be lost: of every configuration a majority keeps its own.
+    /// Whether this node's promises may be lost: of every configuration a majority keeps its own. One node
+    /// at a time may be about to lose them: it looks well, and may be made a voter meanwhile.
     pub fn may_lose(&self, at: Address) -> bool {
         let Some(lost) = self.id(at) else {
             return false;
         };
+        if self.doomed.iter().any(|doomed| *doomed != lost) {
+            return false;
+        }
         let ids: BTreeSet<NodeId> = self.begun.iter().filter_map(|at| self.id(*at)).collect();
         let keeps = |id: NodeId| id != lost && ids.contains(&id) && !self.doomed.contains(&id);
         self.configurations()
@@ -571,8 +604,7 @@ impl<'a> Run<'a> {
             return false;
         };
         let (then, now) = (&recovered.hard_state, &mirror.hard_state);
-        let same_promise =
-            (then.current_term, then.voted_for) == (now.current_term, now.voted_for);
+        let same_promise = (then.current_term, then.voted_for) == (now.current_term, now.voted_for);
         let last = mirror.last();
         let kept = |id: NodeId| id != image.id && ledger.holds(id, last);
         same_promise && self.configurations().iter().all(|c| c.is_quorum(kept))
@@ -585,7 +617,11 @@ impl<'a> Run<'a> {
 }
 
 fn line(now: Micros, at: Address, what: &str) -> String {
-    format!("{:>5}.{:06} [{at}] {what}", now / 1_000_000, now % 1_000_000)
+    format!(
+        "{:>5}.{:06} [{at}] {what}",
+        now / 1_000_000,
+        now % 1_000_000
+    )
 }
 
 fn mix(hash: u64, a: u64, b: u64) -> u64 {

@@ -78,9 +78,17 @@ impl Plan {
             } else {
                 (50, 1_000)
             },
-            loss: if dice.per_mille(500) { 0 } else { dice.below(60) },
+            loss: if dice.per_mille(500) {
+                0
+            } else {
+                dice.below(60)
+            },
             duplication: dice.below(60),
-            straggling: if dice.per_mille(600) { 0 } else { dice.below(10) },
+            straggling: if dice.per_mille(600) {
+                0
+            } else {
+                dice.below(10)
+            },
             is_raw,
         };
         let kinds: Vec<Kind> = Kind::ALL
@@ -132,6 +140,8 @@ fn tuning(dice: &mut Dice) -> Tuning {
         voters: if dice.per_mille(200) { 3 } else { 5 },
         dead_server_timeout: Duration::from_secs(dice.between(4, 10)),
         remove_server_timeout: Duration::from_secs(if dice.per_mille(300) { 25 } else { 259_200 }),
+        // The hour's budget is tried by tests of the core: here it would only make the end wait for hours.
+        automatic_changes_per_hour: 1_000_000,
         max_uncommitted_entries: if dice.per_mille(200) { 8 } else { 1_024 },
         ..Options::default()
     };

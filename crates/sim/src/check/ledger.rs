@@ -76,6 +76,7 @@ pub(crate) struct Applied {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Those of lost disks stay: what was acknowledged from them may still be on its way.
     mirrors: BTreeMap<NodeId, Mirror>,
     /// Every entry that was ever stored, and the term of the one before it.
     entries: BTreeMap<(Index, Term), (Term, Entry)>,
@@ -90,10 +91,6 @@ impl Ledger {
 
     pub fn mirror_of(&self, id: NodeId) -> Option<&Mirror> {
         self.mirrors.get(&id)
-    }
-
-    pub fn forget(&mut self, id: NodeId) {
-        self.mirrors.remove(&id);
     }
 
     /// Whether that node's disk has that entry, or a snapshot in its place.
@@ -170,7 +167,7 @@ impl Ledger {
         id: NodeId,
         term: Term,
         entry: Entry,
-    ) -> Result<Option<Arc<Configuration>>, Wrong> {
+    ) -> Result<Option<(Index, Arc<Configuration>)>, Wrong> {
         if let Some(known) = self.entry(entry.index) {
             if *known != entry {
                 let what = format!("{id} has {entry:?} committed, and {known:?} was");
@@ -183,7 +180,7 @@ impl Ledger {
             return wrong("state-machine-safety", what);
         }
         let configuration = match &entry.payload {
-            Payload::Configuration(configuration) => Some(configuration.clone()),
+            Payload::Configuration(configuration) => Some((entry.index, configuration.clone())),
             _ => None,
         };
         let seen_in = term;

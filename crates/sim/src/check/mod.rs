@@ -25,9 +25,10 @@ mod ledger;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use raft_core::message::AppendOutcome;
-use raft_core::{Entry, Index, Message, NodeId, Position, RoleName, Term, Write};
+use raft_core::{Configuration, Entry, Index, Message, NodeId, Position, RoleName, Term, Write};
 
 use crate::coverage::Coverage;
 use crate::node::{Note, Server};
@@ -63,16 +64,17 @@ pub struct Checker {
     votes: BTreeMap<(NodeId, Term), NodeId>,
     /// By node, of the process that runs.
     seen: BTreeMap<NodeId, Seen>,
-    removed: BTreeSet<NodeId>,
+    /// Ids that have left, and the entry that says so.
+    removed: BTreeMap<NodeId, Index>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Seen {
     term: Term,
     commit_index: Index,
     /// The last term that it led.
     led: Term,
-    configuration: Index,
+    configuration: (Index, Arc<Configuration>),
 }
 
 impl Checker {
@@ -105,33 +107,44 @@ impl Checker {
             return Ok(());
         };
         let seen = self.seen.entry(id).or_default();
-        let before = *seen;
         let (term, commit_index) = (raft.term(), raft.commit_index());
-        if term < before.term || commit_index < before.commit_index {
+        if term < seen.term || commit_index < seen.commit_index {
             let what = format!(
                 "{id} was at term {} and commit index {}, and is at {term} and {commit_index}",
-                before.term, before.commit_index
+                seen.term, seen.commit_index
             );
             return wrong("monotone", what);
         }
-        let (configuration_index, configuration) = raft.configuration();
         let leads = raft.role() == RoleName::Leader;
-        *seen = Seen {
-            term,
-            commit_index,
-            led: if leads { term } else { before.led },
-            configuration: configuration_index,
+        let begins = leads && seen.led != term;
+        let commits = leads && !begins && commit_index > seen.commit_index;
+        let configuration = raft.configuration();
+        let is_new = configuration.0 != seen.configuration.0;
+        (seen.term, seen.commit_index) = (term, commit_index);
+        seen.led = if leads { term } else { seen.led };
+        let before = if is_new {
+            std::mem::replace(&mut seen.configuration, configuration.clone())
+        } else {
+            configuration.clone()
         };
-        if leads && before.led != term {
+        if begins {
             self.new_leader(id, server)?;
-        } else if leads && commit_index > before.commit_index {
-            self.leader_commits(id, server, commit_index)?;
         }
-        if configuration_index != before.configuration {
-            let members = configuration.members();
-            if let Some(back) = members.intersection(&self.removed).next() {
-                let what = format!("{back} has left for good, and {configuration_index} has it");
-                return wrong("removed-stays-removed", what);
+        if commits {
+            // Whatever it has appended since, in the same step, was not in force when it counted.
+            self.leader_commits(id, server, commit_index, [&before.1, &configuration.1])?;
+        }
+        if is_new {
+            for member in configuration.1.members() {
+                if self
+                    .removed
+                    .get(&member)
+                    .is_some_and(|at| *at < configuration.0)
+                {
+                    let what =
+                        format!("{member} has left for good, and {} has it", configuration.0);
+                    return wrong("removed-stays-removed", what);
+                }
             }
         }
         Ok(())
@@ -167,6 +180,7 @@ impl Checker {
         id: NodeId,
         server: &Server,
         commit_index: Index,
+        in_force: [&Arc<Configuration>; 2],
     ) -> Result<(), Wrong> {
         let Some(raft) = server.raft() else {
             return Ok(());
@@ -180,18 +194,17 @@ impl Checker {
             index: commit_index,
             term,
         };
-        let (_, configuration) = raft.configuration();
-        for voters in [&configuration.voters, &configuration.outgoing] {
+        let majority = |voters: &BTreeSet<NodeId>| {
             let holds = |voter: &&NodeId| self.ledger.holds(**voter, position);
-            let count = voters.iter().filter(holds).count();
-            if !voters.is_empty() && count * 2 <= voters.len() {
-                let what = format!(
-                    "{id} commits entry {commit_index} of term {term}, and {count} of {} voters \
-                     have it on disk",
-                    voters.len()
-                );
-                return wrong("committed-is-durable", what);
-            }
+            voters.is_empty() || voters.iter().filter(holds).count() * 2 > voters.len()
+        };
+        let enough = |c: &&Arc<Configuration>| majority(&c.voters) && majority(&c.outgoing);
+        if !in_force.iter().any(enough) {
+            let what = format!(
+                "{id} commits entry {commit_index} of term {term}, and no majority of {:?} has it on disk",
+                in_force[0]
+            );
+            return wrong("committed-is-durable", what);
         }
         Ok(())
     }
@@ -340,14 +353,11 @@ impl Checker {
         }
         for entry in entries {
             if let Some(configuration) = self.ledger.commit(id, term, entry)? {
-                self.removed.extend(configuration.removed.iter().copied());
+                for id in &configuration.1.removed {
+                    self.removed.entry(*id).or_insert(configuration.0);
+                }
             }
         }
         Ok(())
-    }
-
-    /// A node's disk is empty, or another one's.
-    pub fn forget(&mut self, id: NodeId) {
-        self.ledger.forget(id);
     }
 }

@@ -25,7 +25,10 @@ impl Model {
                 pairs.remove(key.as_bytes());
             }
             ["CAS", key, old, new] => {
-                if pairs.get(key.as_bytes()).is_some_and(|v| *v == old.as_bytes()) {
+                if pairs
+                    .get(key.as_bytes())
+                    .is_some_and(|v| *v == old.as_bytes())
+                {
                     pairs.insert(bytes(key), bytes(new));
                 }
             }

@@ -99,7 +99,11 @@ impl Process {
     }
 
     pub fn machine_gone(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, nonce: u64) {
-        if self.applying.epoch.is_some_and(|epoch| epoch.nonce == nonce) {
+        if self
+            .applying
+            .epoch
+            .is_some_and(|epoch| epoch.nonce == nonce)
+        {
             self.close_epoch(parts, host, "it is gone");
         }
     }
@@ -202,7 +206,10 @@ impl Process {
         }
         let (first, last) = (self.reader.first(), self.reader.last());
         if walk.height(applied.index, first, last) == Height::BeyondLog {
-            return Err(format!("it has {}, and the log ends at {last}", applied.index));
+            return Err(format!(
+                "it has {}, and the log ends at {last}",
+                applied.index
+            ));
         }
         let covered = self.snapshots.newest().map(|newest| newest.meta.position);
         let known = match covered.filter(|position| position.index == applied.index) {
@@ -222,12 +229,7 @@ impl Process {
         }
     }
 
-    fn restore(
-        &mut self,
-        parts: &mut Parts,
-        epoch: u64,
-        base: Index,
-    ) -> Result<Position, String> {
+    fn restore(&mut self, parts: &mut Parts, epoch: u64, base: Index) -> Result<Position, String> {
         let newest = self.snapshots.newest();
         let usable = newest.filter(|newest| newest.meta.position.index >= base);
         let Some(position) = usable.map(|newest| newest.meta.position) else {
@@ -240,7 +242,12 @@ impl Process {
         let chunks = chunks.map_err(|error| self.unreadable(parts, position, &error))?;
         let bytes = Bytes::from(chunks.concat());
         parts.machine.restore(epoch, position, &bytes)?;
-        parts.say(|| format!("the state machine was given the snapshot as of {}", position.index));
+        parts.say(|| {
+            format!(
+                "the state machine was given the snapshot as of {}",
+                position.index
+            )
+        });
         Ok(position)
     }
 

@@ -60,8 +60,19 @@ impl Links {
     }
 
     fn link(&mut self, host: &mut Host<'_, Party>, peer: NodeId, lane: Lane) -> &mut Link {
+        let is_gone = self.newest_at(address_of(peer)) > Some(peer);
+        if !self.by_peer.contains_key(&(peer, lane)) && !is_gone {
+            // Whoever was there before answers no more.
+            let (first, last) = (id_at(address_of(peer), 0), peer);
+            for (_, link) in self
+                .by_peer
+                .range_mut((first, Lane::Bulk)..(last, Lane::Bulk))
+            {
+                link.state = State::Idle;
+            }
+        }
         let link = self.by_peer.entry((peer, lane)).or_default();
-        if link.state == State::Idle {
+        if link.state == State::Idle && !is_gone {
             let (first, longest) = BACKOFF;
             if link.failures == 0 {
                 link.state = State::Opening;
@@ -75,14 +86,14 @@ impl Links {
         link
     }
 
-    /// The peer that is there now, whatever ids were there before.
-    fn peer_at(&self, address: Address, lane: Lane) -> Option<NodeId> {
-        let busy = |link: &Link| matches!(link.state, State::Opening | State::Open(_));
+    /// The newest id that is known of that place. An older one has been given up, and its streams would be
+    /// refused: the address belongs to another node now.
+    fn newest_at(&self, address: Address) -> Option<NodeId> {
         let (first, last) = (id_at(address, 0), id_at(address, u64::from(u32::MAX)));
-        self.by_peer
-            .range((first, Lane::Bulk)..=(last, Lane::Small))
-            .find(|((_, of), link)| *of == lane && busy(link))
-            .map(|((peer, _), _)| *peer)
+        let mut known = self
+            .by_peer
+            .range((first, Lane::Bulk)..=(last, Lane::Small));
+        known.next_back().map(|((peer, _), _)| *peer)
     }
 }
 
@@ -115,7 +126,7 @@ impl Process {
     }
 
     /// Opens the small stream: its Hello asks whether this node still belongs here.
-    pub fn knock(&mut self, _parts: &mut Parts, host: &mut Host<'_, Party>, peer: NodeId) {
+    pub fn knock(&mut self, host: &mut Host<'_, Party>, peer: NodeId) {
         self.links.link(host, peer, Lane::Small);
     }
 
@@ -149,7 +160,7 @@ impl Process {
         address: Address,
         lane: Lane,
     ) {
-        let Some(peer) = self.links.peer_at(address, lane) else {
+        let Some(peer) = self.links.newest_at(address) else {
             return host.close(address, lane);
         };
         let hello = Wire::Hello {
@@ -176,7 +187,7 @@ impl Process {
         address: Address,
         lane: Lane,
     ) {
-        let Some(peer) = self.links.peer_at(address, lane) else {
+        let Some(peer) = self.links.newest_at(address) else {
             return;
         };
         let now = host.now();
@@ -214,17 +225,19 @@ impl Process {
         message: Wire,
     ) {
         match message {
+            Wire::Hello { from, to, .. } | Wire::Raft { from, to, .. }
+                if to == parts.id && self.has_no_standing(from) =>
+            {
+                self.turn_away(host, address, from);
+            }
             Wire::Hello { from, to, claim } if to == parts.id => {
-                if self.has_no_standing(from) {
-                    return host.call(address, Wire::TakeNewId { id: from });
-                }
                 self.links.speakers.insert(address, from);
                 if lane == Lane::Bulk {
                     self.links.parted.remove(&address);
                 }
                 self.hello(parts, host, from, claim, None);
             }
-            Wire::Raft { from, to, message } if to == parts.id && !self.has_no_standing(from) => {
+            Wire::Raft { from, to, message } if to == parts.id => {
                 let input = Input::Message { from, message };
                 self.step(parts, host, input);
             }
@@ -256,7 +269,25 @@ impl Process {
     /// Removed for good (M3), or its disk has lost promises (D5).
     fn has_no_standing(&self, peer: NodeId) -> bool {
         let (_, committed) = self.raft.committed_configuration();
-        committed.removed.contains(&peer) || self.rolled_back.contains(&peer)
+        committed.has_left(peer) || self.rolled_back.contains(&peer)
+    }
+
+    fn turn_away(&mut self, host: &mut Host<'_, Party>, address: Address, id: NodeId) {
+        host.call(address, Wire::TakeNewId { id });
+        for lane in [Lane::Bulk, Lane::Small] {
+            host.refuse(address, lane);
+        }
+        self.links.speakers.remove(&address);
+    }
+
+    /// Whoever may no longer be who it is hears of it at once, on the streams that it has open.
+    pub fn look_at_standings(&mut self, host: &mut Host<'_, Party>) {
+        let speakers = self.links.speakers.clone();
+        for (address, id) in speakers {
+            if self.has_no_standing(id) {
+                self.turn_away(host, address, id);
+            }
+        }
     }
 
     /// Somebody says that this node's id is not to be used any more.

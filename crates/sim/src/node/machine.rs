@@ -187,7 +187,10 @@ impl Machine {
             index: first.index,
             term: first.term,
         };
-        Ok((position, chunks.into_iter().map(|chunk| chunk.data).collect()))
+        Ok((
+            position,
+            chunks.into_iter().map(|chunk| chunk.data).collect(),
+        ))
     }
 
     /// Takes a state in.
@@ -444,7 +447,9 @@ impl key_value::View for State {
         from: std::ops::Bound<&[u8]>,
         visit: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<(), StorageError> {
-        let range = self.pairs.range::<[u8], _>((from, std::ops::Bound::Unbounded));
+        let range = self
+            .pairs
+            .range::<[u8], _>((from, std::ops::Bound::Unbounded));
         for (key, _) in range {
             if !visit(key) {
                 break;

@@ -72,6 +72,8 @@ pub enum Wire {
         to: NodeId,
         /// Names the question.
         number: u64,
+        /// The start of who asks: an answer to an earlier one is void.
+        asker: Boot,
     },
     /// The answer.
     Challenged {
@@ -79,6 +81,8 @@ pub enum Wire {
         from: NodeId,
         /// The question.
         number: u64,
+        /// The start of who asked.
+        asker: Boot,
         /// Of its disk.
         claim: Claim,
     },

@@ -263,12 +263,10 @@ fn id_at(address: Address, generation: u64) -> NodeId {
 /// Why a process did not begin.
 #[derive(Debug)]
 pub enum StartError {
-    /// The log is damaged.
+    /// What it holds is damaged.
     Damaged(String),
     /// The disk refuses, for now.
     Disk(String),
-    /// Something that must not be.
-    Wrong(String),
 }
 
 impl Server {
@@ -335,7 +333,9 @@ impl Server {
         }
         let nonce = self.parts.dice.roll();
         if let Err(reason) = self.parts.machine.start(nonce) {
-            self.parts.note(Note::Wrong(format!("the state machine cannot start: {reason}")));
+            self.parts.note(Note::Wrong(format!(
+                "the state machine cannot start: {reason}"
+            )));
         }
         if let Some(process) = &mut self.process {
             process.reach_machine(&mut self.parts, host, 1_000);
@@ -373,6 +373,8 @@ impl Server {
         parts.disk = SimDisk::new(parts.dice.roll());
         parts.machine.wipe();
         parts.ending = None;
+        // What the old id wrote at last is nobody's any more.
+        parts.notes.clear();
     }
 
     /// Hands an input to the core, as an operator or the member map would.
@@ -438,8 +440,7 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> StartError {
         match error {
             OpenError::Disk(failure) => StartError::Disk(failure.to_string()),
-            damaged @ OpenError::Damaged { .. } => StartError::Damaged(damaged.to_string()),
-            other => StartError::Wrong(other.to_string()),
+            damaged => StartError::Damaged(damaged.to_string()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::waiters::Waiters;
 use raft_core::{
-    Effect, Entry, Index, Input, NodeId, Persisted, Position, Proposal, Raft, RequestId, RoleName,
+    Effect, Entry, Index, Input, NodeId, Persisted, Proposal, Raft, RequestId, RoleName,
 };
 use raft_disk::{Disk, Identity, LogReader, LogStore, SnapshotStore};
 
@@ -50,8 +50,8 @@ pub(super) struct Process {
     claim: Claim,
     /// Whose disks have lost promises.
     pub rolled_back: BTreeSet<NodeId>,
-    /// Leads, index of the latest configuration: as the links know it.
-    published: (bool, Index),
+    /// Leads, index of the latest configuration, of the committed one: as the links know it.
+    published: (bool, Index, Index),
 }
 
 impl Process {
@@ -59,7 +59,7 @@ impl Process {
     pub fn open(parts: &mut Parts, host: &mut Host<'_, Party>) -> Result<Process, StartError> {
         let disk_error = |error: raft_disk::IdentityError| match error {
             raft_disk::IdentityError::Disk(failure) => StartError::Disk(failure.to_string()),
-            other => StartError::Wrong(other.to_string()),
+            other => StartError::Damaged(other.to_string()),
         };
         let power = Power::on(&parts.disk);
         let disk: Arc<dyn Disk> = Arc::new(power.clone());
@@ -114,7 +114,7 @@ impl Process {
             applied_told: 0,
             claim,
             rolled_back: BTreeSet::new(),
-            published: (false, Index::MAX),
+            published: (false, Index::MAX, Index::MAX),
         })
     }
 
@@ -211,11 +211,12 @@ impl Process {
     fn sweep(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
         host.after(500_000, Task::Sweep);
         self.expire_sessions(parts, host);
-        let (_, latest) = self.raft.configuration();
-        if latest.removed.contains(&parts.id) {
-            // Nobody sends it anything any more, so it asks (M1).
-            for member in latest.members() {
-                self.knock(parts, host, member);
+        self.pull_another(parts, host);
+        if self.raft.is_left_alone() {
+            for member in self.raft.configuration().1.members() {
+                if member != parts.id {
+                    self.knock(host, member);
+                }
             }
         }
     }
@@ -296,12 +297,18 @@ impl Process {
             }
             Effect::LeaveDecided { removed, .. } => parts.note(Note::LeaveDecided(removed)),
             Effect::Challenge { peer, number } => {
-                host.call(address_of(peer), Wire::Challenge { to: peer, number });
+                let asker = self.claim.boot;
+                let question = Wire::Challenge {
+                    to: peer,
+                    number,
+                    asker,
+                };
+                host.call(address_of(peer), question);
             }
             Effect::RolledBack { peer } => {
                 self.rolled_back.insert(peer);
                 parts.note(Note::RolledBack(peer));
-                host.call(address_of(peer), Wire::TakeNewId { id: peer });
+                self.look_at_standings(host);
             }
             Effect::Retired => parts.end(Ending::Retired),
             Effect::Event(event) => parts.note(Note::Event(event)),
@@ -332,7 +339,9 @@ impl Process {
         }
         self.step(parts, host, Input::PutEntries(batch));
         for (_, client, number) in std::mem::take(&mut self.proposals).into_values() {
-            parts.note(Note::Wrong("a proposal was not answered at once".to_owned()));
+            parts.note(Note::Wrong(
+                "a proposal was not answered at once".to_owned(),
+            ));
             self.reply(host, client, number, super::message::Reply::Unknown);
         }
     }
@@ -361,9 +370,10 @@ impl Process {
 
     fn publish(&mut self, host: &mut Host<'_, Party>) {
         let (index, latest) = self.raft.configuration();
-        let now = (self.leads(), index);
+        let now = (self.leads(), index, self.raft.committed_configuration().0);
         if now != self.published {
             self.published = now;
+            self.look_at_standings(host);
             let members = if now.0 {
                 latest.members()
             } else {
@@ -383,10 +393,6 @@ impl Process {
     pub fn report(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, report: Persisted) {
         self.reported = report.sequence;
         self.step(parts, host, Input::Persisted(report));
-    }
-
-    pub fn last_position(&self) -> Position {
-        self.store.last()
     }
 
     pub fn goodbye(&mut self, host: &mut Host<'_, Party>) {

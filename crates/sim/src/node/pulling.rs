@@ -25,6 +25,8 @@ pub(super) struct Pulling {
     receiver: Option<SnapshotReceiver>,
     /// As of this or later, whoever has one: this node's own is damaged.
     at_least: Index,
+    /// Whom to ask next for that one.
+    turn: usize,
 }
 
 impl Pulling {
@@ -51,12 +53,32 @@ impl Process {
             let snapshot = newest.meta;
             return self.step(parts, host, Input::SnapshotReceived { snapshot });
         }
+        self.begin_pull(host, from, position);
+    }
+
+    /// A snapshot as of the wanted index or later, from one voter after the other.
+    pub fn pull_another(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
+        if self.pulling.at_least == 0 || self.pulling.from.is_some() {
+            return;
+        }
+        let mut voters = self.raft.configuration().1.all_voters();
+        voters.remove(&parts.id);
+        self.pulling.turn += 1;
+        let turn = self.pulling.turn % voters.len().max(1);
+        if let Some(from) = voters.into_iter().nth(turn) {
+            self.begin_pull(host, from, Position::ZERO);
+        }
+    }
+
+    fn begin_pull(&mut self, host: &mut Host<'_, Party>, from: NodeId, position: Position) {
         self.pulling.from = Some(from);
         self.wait_for_peer(host);
         // What was begun is gone on with, if it is still to be had.
         let begun = self.snapshots.begun().ok().flatten();
         let begun = begun.map(|(offer, _)| offer.position);
-        let begun = begun.filter(|begun| begun.index > self.raft.commit_index());
+        let wanted = self.pulling.at_least;
+        let begun =
+            begun.filter(|begun| begun.index > self.raft.commit_index() && begun.index >= wanted);
         let position = begun.unwrap_or(position);
         host.call(address_of(from), Wire::AskOffer { to: from, position });
     }
@@ -86,7 +108,11 @@ impl Process {
         address: Address,
         offer: Option<SnapshotOffer>,
     ) {
-        let Some(from) = self.pulling.from.filter(|from| address_of(*from) == address) else {
+        let Some(from) = self
+            .pulling
+            .from
+            .filter(|from| address_of(*from) == address)
+        else {
             return;
         };
         if self.pulling.receiver.is_some() {
@@ -95,8 +121,9 @@ impl Process {
         let Some(offer) = offer else {
             return self.give_up_pull(parts, "there is none");
         };
-        let too_old = offer.position.index <= self.raft.commit_index();
-        if too_old || offer.position.term > self.raft.term() {
+        let (index, wanted) = (offer.position.index, self.pulling.at_least);
+        let too_old = wanted == 0 && index <= self.raft.commit_index();
+        if too_old || index < wanted || offer.position.term > self.raft.term() {
             return self.give_up_pull(parts, "it is of no use here");
         }
         let Some(cluster) = self.raft.cluster_id().or(Some(crate::run::CLUSTER)) else {
@@ -127,7 +154,11 @@ impl Process {
         (offer, offset): (SnapshotOffer, u64),
         bytes: &[u8],
     ) {
-        let Some(from) = self.pulling.from.filter(|from| address_of(*from) == address) else {
+        let Some(from) = self
+            .pulling
+            .from
+            .filter(|from| address_of(*from) == address)
+        else {
             return;
         };
         let Some(receiver) = &mut self.pulling.receiver else {
@@ -169,6 +200,7 @@ impl Process {
         });
         match finished {
             Ok(info) => {
+                self.pulling.at_least = 0;
                 let _ = self.snapshots.retain(&[]);
                 let snapshot = info.meta;
                 self.step(parts, host, Input::SnapshotReceived { snapshot });

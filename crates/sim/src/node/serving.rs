@@ -58,7 +58,13 @@ impl Serving {
 }
 
 impl Process {
-    pub fn reply(&mut self, host: &mut Host<'_, Party>, client: Address, number: u64, reply: Reply) {
+    pub fn reply(
+        &mut self,
+        host: &mut Host<'_, Party>,
+        client: Address,
+        number: u64,
+        reply: Reply,
+    ) {
         if client != NOBODY {
             host.call(client, Wire::Reply { number, reply });
         }
@@ -117,10 +123,11 @@ impl Process {
                 };
                 self.step(parts, host, input);
             }
-            Wire::Challenge { to, number } if to == parts.id => {
+            Wire::Challenge { to, number, asker } if to == parts.id => {
                 let answer = Wire::Challenged {
                     from: parts.id,
                     number,
+                    asker,
                     claim: self.claim(),
                 };
                 host.call(from, answer);
@@ -128,8 +135,9 @@ impl Process {
             Wire::Challenged {
                 from,
                 number,
+                asker,
                 claim,
-            } => self.hello(parts, host, from, claim, Some(number)),
+            } if asker == self.claim().boot => self.hello(parts, host, from, claim, Some(number)),
             Wire::TakeNewId { id } => self.told_to_take_new_id(parts, id),
             Wire::AskOffer { to, position } if to == parts.id => {
                 let offer = self.offer(position);
@@ -206,13 +214,14 @@ impl Process {
                         number,
                     });
                 }
-                let now = host.now();
+                let (now, boot) = (host.now(), self.claim().boot);
                 let serving = &mut self.serving;
                 serving.forwarded.retain(|_, known| known.deadline > now);
                 match self.raft.leader().filter(|_| !forwarded && !full) {
                     Some(leader) if serving.forwarded.len() < MAX_WAITING => {
                         serving.next += 1;
-                        let passed_on = serving.next;
+                        // A late answer to an earlier process of this node must find nobody.
+                        let passed_on = (boot << 32) | serving.next;
                         let known = Forwarded {
                             client,
                             number,

@@ -113,7 +113,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     });
     let _ = std::panic::take_hook();
-    let table = table.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let table = table
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     print(&table, began.elapsed().as_secs_f64(), arguments.threads);
     for failure in &table.failures {
         println!("{failure}\n");
@@ -140,7 +142,9 @@ fn work(next: &AtomicU64, end: u64, table: &Mutex<Table>, failures: usize) {
             return;
         }
         let ran = sim::run(seed, &settings);
-        let mut table = table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut table = table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         match ran {
             Ok(coverage) => table.add(&coverage),
             Err(failure) => {

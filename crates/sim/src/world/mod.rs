@@ -122,6 +122,7 @@ pub struct Host<'a, N: Node> {
 enum Wish<N: Node> {
     Open(Address, Lane),
     Close(Address, Lane),
+    Refuse(Address, Lane),
     Send(Address, Lane, N::Message),
     Call(Address, N::Message),
     Datagram(Address, N::Message),
@@ -149,6 +150,11 @@ impl<N: Node> Host<'_, N> {
         self.out.push(Wish::Close(peer, lane));
     }
 
+    /// Ends the stream that `peer` has opened, which it is told.
+    pub fn refuse(&mut self, peer: Address, lane: Lane) {
+        self.out.push(Wish::Refuse(peer, lane));
+    }
+
     /// Sends on a stream that stands. On one that does not, the message is lost.
     pub fn send(&mut self, peer: Address, lane: Lane, message: N::Message) {
         self.out.push(Wish::Send(peer, lane, message));
@@ -172,17 +178,59 @@ impl<N: Node> Host<'_, N> {
 
 /// What stands in the queue.
 enum Waiting<N: Node> {
-    Task { at: Address, life: u64, task: N::Task },
-    Raw { stream: StreamName, serial: u64, message: N::Message },
-    Pump { stream: StreamName, serial: u64 },
-    Connect { stream: StreamName, serial: u64, began: Micros },
-    Opened { stream: StreamName, serial: u64 },
-    Closed { stream: StreamName, life: u64 },
-    Ended { stream: StreamName, life: u64 },
-    Call { from: Address, to: Address, life: u64, refusable: bool, message: N::Message },
-    Refused { from: Address, to: Address, life: u64, message: N::Message },
-    Resume { at: Address, life: u64 },
-    Held { at: Address, life: u64, event: Event<N::Message, N::Task> },
+    Task {
+        at: Address,
+        life: u64,
+        task: N::Task,
+    },
+    Raw {
+        stream: StreamName,
+        serial: u64,
+        message: N::Message,
+    },
+    Pump {
+        stream: StreamName,
+        serial: u64,
+    },
+    Connect {
+        stream: StreamName,
+        serial: u64,
+        began: Micros,
+    },
+    Opened {
+        stream: StreamName,
+        serial: u64,
+    },
+    Closed {
+        stream: StreamName,
+        life: u64,
+    },
+    Ended {
+        stream: StreamName,
+        life: u64,
+    },
+    Call {
+        from: Address,
+        to: Address,
+        life: u64,
+        refusable: bool,
+        message: N::Message,
+    },
+    Refused {
+        from: Address,
+        to: Address,
+        life: u64,
+        message: N::Message,
+    },
+    Resume {
+        at: Address,
+        life: u64,
+    },
+    Held {
+        at: Address,
+        life: u64,
+        event: Event<N::Message, N::Task>,
+    },
 }
 
 /// From, to, which.
@@ -527,7 +575,10 @@ impl<N: Node> World<N> {
             } => self.connect(stream, serial, began),
             Waiting::Opened { stream, serial } => {
                 let (from, peer, lane) = stream;
-                let open = self.streams.get(&stream).is_some_and(|s| s.serial == serial);
+                let open = self
+                    .streams
+                    .get(&stream)
+                    .is_some_and(|s| s.serial == serial);
                 open.then(|| self.tell(from, Event::Opened { peer, lane }))?
             }
             Waiting::Closed { stream, life } if self.lives(stream.0, life) => {

@@ -72,10 +72,25 @@ impl<N: Node> World<N> {
             Wish::After(wait, task) => {
                 let life = self.slots[from].life;
                 let then = self.now + wait;
-                self.schedule(then, Waiting::Task { at: from, life, task });
+                self.schedule(
+                    then,
+                    Waiting::Task {
+                        at: from,
+                        life,
+                        task,
+                    },
+                );
             }
             Wish::Open(to, lane) => self.open_stream((from, to, lane)),
             Wish::Close(to, lane) => self.close_stream((from, to, lane)),
+            Wish::Refuse(peer, lane) => {
+                if self.streams.remove(&(peer, from, lane)).is_some() && self.slots[peer].up {
+                    let life = self.slots[peer].life;
+                    let then = self.now + self.delay(from, peer);
+                    let stream = (peer, from, lane);
+                    self.schedule(then, Waiting::Closed { stream, life });
+                }
+            }
             Wish::Send(to, lane, message) => self.send((from, to, lane), message),
             Wish::Call(to, message) => self.send_call(from, to, true, message),
             Wish::Datagram(to, message) => {
@@ -102,10 +117,7 @@ impl<N: Node> World<N> {
             delay += self.dice.below(1_000_000);
         }
         if !self.links.is_empty() {
-            delay += self
-                .links
-                .get(&(from, to))
-                .map_or(0, |link| link.slower_by);
+            delay += self.links.get(&(from, to)).map_or(0, |link| link.slower_by);
         }
         delay
     }
@@ -272,7 +284,10 @@ impl<N: Node> World<N> {
         message: N::Message,
     ) -> Option<Address> {
         let (from, to, lane) = stream;
-        let open = self.streams.get(&stream).is_some_and(|s| s.serial == serial);
+        let open = self
+            .streams
+            .get(&stream)
+            .is_some_and(|s| s.serial == serial);
         if !open || self.is_cut(from, to) {
             return None;
         }
