@@ -153,6 +153,12 @@ impl Cluster {
         self.directory.as_ref().unwrap().path().to_owned()
     }
 
+    /// Leaves the folder of everything where it is, for people to look at.
+    pub fn keep(mut self) -> PathBuf {
+        self.kill_all();
+        self.directory.take().unwrap().keep()
+    }
+
     /// Sets a key of the configuration, by its environment name, for what is started later.
     pub fn set(&mut self, key: &str, value: &str) {
         self.settings.insert(key.to_owned(), value.to_owned());
