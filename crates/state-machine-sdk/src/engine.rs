@@ -450,10 +450,7 @@ impl Engine {
 ///
 /// # Errors
 /// When the machine fails.
-pub fn query(
-    machine: &dyn DurableStateMachine,
-    query: &[u8],
-) -> Result<(u64, Outcome), Failure> {
+pub fn query(machine: &dyn DurableStateMachine, query: &[u8]) -> Result<(u64, Outcome), Failure> {
     let mut answer = None;
     machine.read(&mut |snapshot| {
         let header = Header::read(snapshot)?;

@@ -87,15 +87,15 @@ extern crate self as state_machine_sdk;
 #[doc = include_str!("../../../proto/README.md")]
 struct AuthorsGuide;
 
-#[cfg(feature = "mutants")]
-use raft_core::mutant;
-
 /// Whether the rule that the mutant takes out is out of force: never, without the feature `mutants`.
-#[cfg(not(feature = "mutants"))]
 macro_rules! mutant {
-    ($name:ident) => {
-        false
-    };
+    ($name:ident) => {{
+        #[cfg(feature = "mutants")]
+        let is_out = raft_core::mutant!($name);
+        #[cfg(not(feature = "mutants"))]
+        let is_out = false;
+        is_out
+    }};
 }
 
 #[cfg(all(test, feature = "mutants"))]
