@@ -70,7 +70,15 @@ fn may_depend_on() -> BTreeMap<&'static str, &'static [&'static str]> {
         // with it, reads it as the node does.
         ("raft-client", &["wire", "config", "raft-disk", "raft-core"]),
         // Never shipped, and nobody's dependency but of tests.
-        ("sim", &["raft-core", "raft-disk", "state-machine", "state-machine-sdk"]),
+        (
+            "sim",
+            &[
+                "raft-core",
+                "raft-disk",
+                "state-machine",
+                "state-machine-sdk",
+            ],
+        ),
     ])
 }
 
