@@ -23,5 +23,5 @@ pub mod world;
 
 pub use coverage::Coverage;
 pub use dice::Dice;
-pub use run::{Failure, run};
+pub use run::{Failure, run, run_traced};
 pub use settings::Settings;

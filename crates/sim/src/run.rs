@@ -84,20 +84,25 @@ impl std::fmt::Display for Failure {
 /// # Errors
 /// A checker has found something, or an assertion of the code under test has failed.
 pub fn run(seed: u64, settings: &Settings) -> Result<Coverage, Box<Failure>> {
+    run_traced(seed, settings).map(|(coverage, _)| coverage)
+}
+
+/// The same, and what there is to tell of a run that holds, if a trace was asked for.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_traced(seed: u64, settings: &Settings) -> Result<(Coverage, Vec<String>), Box<Failure>> {
     let mut run = Run::new(seed, settings);
     let ended = catch_unwind(AssertUnwindSafe(|| run.live()));
+    run.close_books();
     let wrong = match ended {
-        Ok(Ok(())) => {
-            run.close_books();
-            return Ok(run.coverage);
-        }
+        Ok(Ok(())) => return Ok((run.coverage, run.trace)),
         Ok(Err(wrong)) => wrong,
         Err(panic) => Wrong {
             checker: "panic",
             sentence: panic_message(&*panic),
         },
     };
-    run.close_books();
     Err(Box::new(Failure {
         seed,
         checker: wrong.checker,

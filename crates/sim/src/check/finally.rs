@@ -35,7 +35,7 @@ pub fn at_end(checker: &Checker, servers: &[&Server], clients: &[&Client]) -> Re
 }
 
 /// A request of a session runs once.
-fn once(checker: &Checker) -> Result<(), Wrong> {
+pub(super) fn once(checker: &Checker) -> Result<(), Wrong> {
     let mut ran = BTreeMap::new();
     for (index, applied) in &checker.ledger.applied {
         let entry = checker.ledger.entry(*index).map(|entry| &entry.payload);
@@ -54,7 +54,11 @@ fn once(checker: &Checker) -> Result<(), Wrong> {
 }
 
 /// What the committed entries make of an empty store is what stale reads saw, and what is there at the end.
-fn states(checker: &Checker, servers: &[&Server], clients: &[&[StaleRead]]) -> Result<(), Wrong> {
+pub(super) fn states(
+    checker: &Checker,
+    servers: &[&Server],
+    clients: &[&[StaleRead]],
+) -> Result<(), Wrong> {
     let mut reads: BTreeMap<Index, Vec<&StaleRead>> = BTreeMap::new();
     for of_one in clients {
         let mut seen: BTreeMap<u64, Index> = BTreeMap::new();
@@ -101,7 +105,7 @@ fn states(checker: &Checker, servers: &[&Server], clients: &[&[StaleRead]]) -> R
 }
 
 /// What a client was told to have happened is in the log, for good.
-fn acknowledged(checker: &Checker, operations: &[Operation]) -> Result<(), Wrong> {
+pub(super) fn acknowledged(checker: &Checker, operations: &[Operation]) -> Result<(), Wrong> {
     let applied = checker.ledger.applied.values();
     let commands: BTreeSet<&Bytes> = applied
         .filter_map(|applied| applied.command.as_ref())

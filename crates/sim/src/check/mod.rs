@@ -23,12 +23,16 @@
 mod finally;
 mod ledger;
 mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_core::message::AppendOutcome;
-use raft_core::{Configuration, Entry, Index, Message, NodeId, Position, RoleName, Term, Write};
+use raft_core::{
+    Configuration, Entry, Index, Message, NodeId, Position, Raft, RoleName, Term, Write,
+};
 
 use crate::coverage::Coverage;
 use crate::node::{Note, Server};
@@ -94,7 +98,9 @@ impl Checker {
             self.note(id, server, note, coverage, trace)?;
         }
         server.parts.notes = notes;
-        self.look_at_core(id, server)?;
+        if let Some(raft) = server.raft() {
+            self.look_at_core(id, raft)?;
+        }
         if server.waiting() > MAX_WAITING {
             let what = format!("{} things wait at {id}", server.waiting());
             return wrong("limits", what);
@@ -102,10 +108,7 @@ impl Checker {
         Ok(())
     }
 
-    fn look_at_core(&mut self, id: NodeId, server: &Server) -> Result<(), Wrong> {
-        let Some(raft) = server.raft() else {
-            return Ok(());
-        };
+    fn look_at_core(&mut self, id: NodeId, raft: &Raft) -> Result<(), Wrong> {
         let seen = self.seen.entry(id).or_default();
         let (term, commit_index) = (raft.term(), raft.commit_index());
         if term < seen.term || commit_index < seen.commit_index {
@@ -128,11 +131,11 @@ impl Checker {
             configuration.clone()
         };
         if begins {
-            self.new_leader(id, server)?;
+            self.new_leader(id, raft)?;
         }
         if commits {
             // Whatever it has appended since, in the same step, was not in force when it counted.
-            self.leader_commits(id, server, commit_index, [&before.1, &configuration.1])?;
+            self.leader_commits(id, raft, commit_index, [&before.1, &configuration.1])?;
         }
         if is_new {
             for member in configuration.1.members() {
@@ -150,10 +153,7 @@ impl Checker {
         Ok(())
     }
 
-    fn new_leader(&mut self, id: NodeId, server: &Server) -> Result<(), Wrong> {
-        let Some(raft) = server.raft() else {
-            return Ok(());
-        };
+    fn new_leader(&mut self, id: NodeId, raft: &Raft) -> Result<(), Wrong> {
         let term = raft.term();
         let known = *self.leaders.entry(term).or_insert(id);
         if known != id {
@@ -178,13 +178,10 @@ impl Checker {
     fn leader_commits(
         &mut self,
         id: NodeId,
-        server: &Server,
+        raft: &Raft,
         commit_index: Index,
         in_force: [&Arc<Configuration>; 2],
     ) -> Result<(), Wrong> {
-        let Some(raft) = server.raft() else {
-            return Ok(());
-        };
         let (term, at) = (raft.term(), raft.term_at(commit_index));
         if at != Some(term) {
             let what = format!("{id} leads term {term} and commits {commit_index} of term {at:?}");
