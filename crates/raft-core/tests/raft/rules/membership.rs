@@ -110,7 +110,7 @@ fn m5_a_leaver_campaigns_while_c_old_may_need_it() {
     };
     one.hear(
         4,
-        Message::AppendEntries(raft_core::message::AppendEntries {
+        Message::AppendEntries(AppendEntries {
             term: 1,
             previous: at(1, 1),
             entries: vec![entry],
