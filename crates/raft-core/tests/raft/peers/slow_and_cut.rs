@@ -27,7 +27,12 @@ fn succession_goes_on(mut world: World, seed: u64) {
         );
         world.write("goes on");
         world.start(old);
+        world.run_for(SECOND);
+        // What is late by now is refused: a leader is heard.
+        let leads = |w: &World| w.leader().map(|leader| (leader, w.raft(leader).term()));
+        let before = leads(&world);
         world.run_for(SECOND * 2);
+        assert_eq!(leads(&world), before, "seed {seed}, round {round}");
     }
     assert!(world.run_until(SECOND * 5, World::agree), "seed {seed}");
     world.check_durable();
