@@ -31,7 +31,10 @@ pub(super) fn explain(key: &Bytes, operations: &[&Operation], limit: usize) -> V
         thin_out(&mut needed, |window| refused(window, starts));
     }
     needed.retain(|operation| operation.returned().is_some());
-    window.retain(|operation| !needed.contains(operation) && !operation.action.reads());
+    window.retain(|operation| {
+        let writes = operation.outcome != Outcome::Refused && !operation.action.reads();
+        writes && !needed.contains(operation)
+    });
     Violation {
         key: key.clone(),
         contradiction: needed,

@@ -104,6 +104,7 @@ fn stale_read(written: u64) -> Vec<Operation> {
         done(12, 13, put("b"), Done),
         done(14, 15, Action::Get, value("a")),
         unknown(14, put("c")),
+        without_answer(14, put("d"), Outcome::Refused),
     ];
     let newer = (20..25).map(|at| done(at, at, Action::Get, value("b")));
     older.chain(middle).chain(newer).collect()
@@ -113,7 +114,7 @@ fn stale_read(written: u64) -> Vec<Operation> {
 fn a_stale_read_is_refused_and_shown_with_what_it_missed() {
     let history = stale_read(1);
     let violation = is_bad(&history);
-    assert_eq!(violation.of, 9);
+    assert_eq!(violation.of, 10);
     assert_eq!(violation.contradiction[..3], history[..3]);
     assert_eq!(violation.contradiction.len(), 4);
     let said = plain::check(&history);
@@ -126,7 +127,7 @@ fn what_only_a_search_finds_is_shown_with_what_matters_too() {
     let history = stale_read(3);
     assert_eq!(plain::check(&history), Vec::<String>::new());
     let violation = is_bad(&history);
-    assert_eq!((violation.of, violation.any_start), (11, true));
+    assert_eq!((violation.of, violation.any_start), (12, true));
     assert_eq!(violation.contradiction, history[3..5]);
     assert_eq!(violation.others, history[5..6]);
     let shown = violation.to_string();
