@@ -410,11 +410,10 @@ impl Client {
         self.asking = None;
         let operation = &mut self.history[at];
         let answer = answer_to(&operation.action, said);
-        match (&operation.action, &answer) {
-            (Action::Put(value) | Action::CompareAndSwap { new: value, .. }, Answer::Done) => {
-                self.seen.insert(operation.key.clone(), value.clone());
-            }
-            _ => {}
+        if let (Action::Put(value) | Action::CompareAndSwap { new: value, .. }, Answer::Done) =
+            (&operation.action, &answer)
+        {
+            self.seen.insert(operation.key.clone(), value.clone());
         }
         operation.outcome = Outcome::Done {
             returned: host.world_time(),

@@ -1,7 +1,7 @@
 //! What is done to the nodes, when, and what is put right again.
 //!
 //! Faults that the rules call undetectable, and those that cost a node its promises, stay within a budget
-//! ([`Run::may_lose`]): whatever is lost, of each configuration in force a majority keeps its disks.
+//! (`Run::may_lose`): whatever is lost, of each configuration in force a majority keeps its disks.
 
 use raft_core::{Input, MemberHint, NodeId};
 use raft_disk::sim::{Fault, Operation};

@@ -469,10 +469,10 @@ impl<'a> Run<'a> {
         let now = self.world.now();
         let tracing = self.settings.trace;
         let (trace, checker, coverage) = (&mut self.trace, &mut self.checker, &mut self.coverage);
-        if let Some(client) = self.world.node_mut(at).client_mut() {
-            if tracing {
-                trace.extend(client.lines.drain(..).map(|what| line(now, at, &what)));
-            }
+        if let Some(client) = self.world.node_mut(at).client_mut()
+            && tracing
+        {
+            trace.extend(client.lines.drain(..).map(|what| line(now, at, &what)));
         }
         let Some(server) = self.world.node_mut(at).server_mut() else {
             coverage.hash = mix(coverage.hash, now, at as u64);

@@ -25,11 +25,10 @@ impl Model {
                 pairs.remove(key.as_bytes());
             }
             ["CAS", key, old, new] => {
-                if pairs
-                    .get(key.as_bytes())
-                    .is_some_and(|v| *v == old.as_bytes())
+                if let Some(value) = pairs.get_mut(key.as_bytes())
+                    && *value == old.as_bytes()
                 {
-                    pairs.insert(bytes(key), bytes(new));
+                    *value = bytes(new);
                 }
             }
             ["INCR", key, by] => {

@@ -75,7 +75,7 @@ struct Table {
     operations: u64,
     answered: u64,
     fewest: Option<(u64, u64, u64)>,
-    failures: Vec<Box<Failure>>,
+    failures: Vec<Failure>,
 }
 
 impl Table {
@@ -149,7 +149,7 @@ fn work(next: &AtomicU64, end: u64, table: &Mutex<Table>, failures: usize) {
             Ok(coverage) => table.add(&coverage),
             Err(failure) => {
                 table.add(&failure.coverage);
-                table.failures.push(failure);
+                table.failures.push(*failure);
                 if table.failures.len() >= failures {
                     next.store(end, Ordering::Relaxed);
                 }

@@ -114,8 +114,8 @@ pub enum Event<M, T> {
 
 /// What a node can do in the world, while it takes an event.
 pub struct Host<'a, N: Node> {
+    world_time: Micros,
     now: Micros,
-    local: Micros,
     out: &'a mut Vec<Wish<N>>,
 }
 
@@ -132,12 +132,12 @@ enum Wish<N: Node> {
 impl<N: Node> Host<'_, N> {
     /// The node's own clock.
     pub fn now(&self) -> Micros {
-        self.local
+        self.now
     }
 
     /// The world's clock, for those who take notes; a node must not look at it.
     pub fn world_time(&self) -> Micros {
-        self.now
+        self.world_time
     }
 
     /// Opens a stream. [`Event::Opened`] or [`Event::Closed`] follows.
@@ -345,10 +345,9 @@ impl<N: Node> World<N> {
     pub fn with<T>(&mut self, at: Address, work: impl FnOnce(&mut N, &mut Host<'_, N>) -> T) -> T {
         let mut wishes = std::mem::take(&mut self.wishes);
         let slot = &mut self.slots[at];
-        let local = slot.clock.local(self.now);
         let mut host = Host {
-            now: self.now,
-            local,
+            world_time: self.now,
+            now: slot.clock.local(self.now),
             out: &mut wishes,
         };
         let done = work(&mut slot.node, &mut host);
@@ -503,9 +502,7 @@ impl<N: Node> World<N> {
             self.tell(at, Event::Timer);
             return Some(at);
         }
-        let Some(Reverse((then, _, place))) = self.queue.pop() else {
-            return None;
-        };
+        let Reverse((then, _, place)) = self.queue.pop()?;
         self.now = self.now.max(then);
         let waiting = self.waiting[place].take();
         self.free.push(place);
