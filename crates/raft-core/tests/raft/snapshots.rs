@@ -161,6 +161,22 @@ fn m3_a_snapshot_remembers_who_was_removed() {
     assert_eq!(behind.raft.configuration().1.removed, voters(&[4]));
 }
 
+/// W2: an install keeps term and vote. Else this node would vote for another in the same term.
+#[test]
+fn w2_an_install_keeps_the_vote() {
+    let mut one = One::new(2, &[1, 2, 3], &[1]);
+    assert_eq!(granted(&one.hear(1, ask(5, VOTE, at(1, 1)))), Some(true));
+    one.hear(1, heartbeat(5, 0, &[]));
+    let snapshot = meta(at(9, 4), &[1, 2, 3]);
+    received(&mut one, &snapshot);
+    assert!(installed(&one.sync()));
+    assert_eq!(one.hard_state.current_term, 5);
+    assert_eq!(one.hard_state.voted_for, Some(node(1)));
+    let mut one = one.crash();
+    let rival = ask(5, VOTE, at(9, 9));
+    assert_eq!(granted(&one.hear(3, rival)), Some(false));
+}
+
 /// Entries behind a snapshot are kept for peers that are a little behind, as far as there is room; a
 /// peer in contact holds the log for itself, one that is silent does not.
 #[test]

@@ -39,5 +39,5 @@
 //! | P5 | `p5_a_skipped_entry_is_not_run`, `p5_only_what_is_named_is_skipped`, `a_poison_entry_stops_the_state_machine_until_an_operator_skips_it` |
 //! | Beside E1: a silent state machine | `a_leader_beside_a_silent_state_machine_hands_over`, `leadership_leaves_a_node_whose_state_machine_is_gone` |
 //! | W1 | `w1_an_acceptance_names_index_and_term`, `an_entry_of_another_term_at_the_index_never_wakes_with_its_result` |
-//! | W2 | `w2_an_install_is_one_switch`, `w2_a_log_that_holds_the_last_entry_stays`, `w2_stale_and_foreign_snapshots_are_ignored`, `w2_a_snapshot_that_contradicts_what_is_settled` |
+//! | W2 | `w2_an_install_is_one_switch`, `w2_an_install_keeps_the_vote`, `w2_a_log_that_holds_the_last_entry_stays`, `w2_stale_and_foreign_snapshots_are_ignored`, `w2_a_snapshot_that_contradicts_what_is_settled` |
 //! | W3 | `w3_a_refused_append_refreshes_the_timer`, `w3_heartbeats_are_no_bulk` |
