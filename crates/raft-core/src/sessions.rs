@@ -500,14 +500,19 @@ impl SessionTable {
                 let data = Bytes::copy_from_slice(&bytes.split_to(length));
                 table.outcome_bytes += length as u64;
                 let outcome = Outcome { kind, data };
-                if session.outcomes.insert(sequence, Some(outcome)).is_some() {
+                let last = session.outcomes.last_key_value();
+                if last.is_some_and(|(last, _)| *last >= sequence) {
                     return Err(BadTable::Contradiction);
                 }
+                session.outcomes.insert(sequence, Some(outcome));
             }
-            table.by_activity.insert((session.last_activity, id));
-            if table.sessions.insert(id, session).is_some() {
+            // In order, as they are written: equal tables have equal bytes.
+            let last = table.sessions.last_key_value();
+            if last.is_some_and(|(last, _)| *last >= id) {
                 return Err(BadTable::Contradiction);
             }
+            table.by_activity.insert((session.last_activity, id));
+            table.sessions.insert(id, session);
         }
         if bytes.is_empty() {
             Ok(table)
