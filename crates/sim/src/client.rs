@@ -56,6 +56,7 @@ pub struct Client {
     session: Option<Session>,
     asking: Option<Asking>,
     next_number: u64,
+    thoughts: u64,
     made: u64,
     /// The last value that was seen of each key.
     seen: BTreeMap<Bytes, Bytes>,
@@ -110,6 +111,7 @@ impl Client {
             session: None,
             asking: None,
             next_number: 0,
+            thoughts: 0,
             made: 0,
             seen: BTreeMap::new(),
             stopped: false,
@@ -135,7 +137,7 @@ impl Client {
     /// See [`crate::world::Node::happen`].
     pub fn happen(&mut self, event: Event<Wire, Task>, host: &mut Host<'_, Party>) {
         match event {
-            Event::Task(Task::Think) => match self.asking {
+            Event::Task(Task::Think(number)) if number == self.thoughts => match self.asking {
                 Some(_) => self.send(host),
                 None => self.begin(host),
             },
@@ -320,7 +322,7 @@ impl Client {
         if asking.tries < MAX_TRIES {
             // An answer to it that comes late changes nothing.
             asking.last = u64::MAX;
-            host.after(PAUSE, Task::Think);
+            self.wake_after(host, PAUSE);
         } else {
             self.give_up(host);
         }
@@ -343,8 +345,14 @@ impl Client {
     fn think(&mut self, host: &mut Host<'_, Party>) {
         if !self.stopped {
             let wait = self.dice.below(self.habits.think);
-            host.after(wait, Task::Think);
+            self.wake_after(host, wait);
         }
+    }
+
+    /// Goes on after so long. What it wanted to go on with before is void: an answer may have come since.
+    fn wake_after(&mut self, host: &mut Host<'_, Party>, wait: Micros) {
+        self.thoughts += 1;
+        host.after(wait, Task::Think(self.thoughts));
     }
 
     fn replied(&mut self, host: &mut Host<'_, Party>, number: u64, reply: Reply) {

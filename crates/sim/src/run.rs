@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
         self.form()?;
         for client in self.clients.clone() {
             self.world.with(client, |_, host| {
-                host.after(1_000, crate::node::Task::Think);
+                host.after(1_000, crate::node::Task::Think(0));
             });
         }
         self.faulty = true;

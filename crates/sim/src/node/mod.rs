@@ -116,8 +116,8 @@ pub enum Task {
     Reopen(NodeId, Lane),
     /// Idle sessions are to be looked for; members are to be asked; requests that wait are to be looked at.
     Sweep,
-    /// A client's: it has thought.
-    Think,
+    /// A client's: it has thought, for the so-manyth time.
+    Think(u64),
     /// A client's: this request was not answered.
     Late(u64),
 }

@@ -203,7 +203,7 @@ impl Process {
             Task::PullLate(serial) => self.pull_late(parts, serial),
             Task::Reopen(peer, lane) => self.reopen(parts, host, peer, lane),
             Task::Sweep => self.sweep(parts, host),
-            Task::MachineSync | Task::MachineStart | Task::Think | Task::Late(_) => {}
+            Task::MachineSync | Task::MachineStart | Task::Think(_) | Task::Late(_) => {}
         }
     }
 
