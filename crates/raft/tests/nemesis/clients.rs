@@ -247,7 +247,8 @@ impl One {
                     self.write(manner, &key, Action::CompareAndSwap { old, new })
                         .await;
                 }
-                42..47 => self.write(manner, &key, Action::Delete).await,
+                // A counter that is only added to has a sum that can be checked.
+                42..47 if !counter => self.write(manner, &key, Action::Delete).await,
                 47..57 => _ = self.get(&key, true).await,
                 57..60 => self.list(generation).await,
                 _ => _ = self.get(&key, false).await,

@@ -410,8 +410,9 @@ impl Nemesis {
         let Some(old) = id(cluster, node) else {
             return false;
         };
-        let name = cluster.node(node).name.clone();
-        let said = cluster.raft_client(&["leave", &name]);
+        // Those that it was before it lost its disk have the same name and address.
+        let hex: String = old.iter().map(|byte| format!("{byte:02x}")).collect();
+        let said = cluster.raft_client(&["leave", &hex]);
         let until = Instant::now() + LEAVES_WITHIN;
         while cluster.runs(node, Process::Raft) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));

@@ -259,8 +259,11 @@ fn stale_backwards(operations: &[&Operation], reads: &[&Operation]) -> Vec<Strin
         if let Some((later, by)) = upto.checked_sub(1).map(|last| latest[last])
             && writer.precedes(later)
         {
+            let mut all = vec![writer, later, by, read];
+            all.dedup();
             found.push(format!(
-                "a stale read returned what was overwritten at its index:\n  {writer}\n  {later}\n  {by}\n  {read}"
+                "a stale read returned what was overwritten at its index:{}",
+                listed(&all)
             ));
         }
     }
