@@ -19,6 +19,9 @@ fn joinable(numbers: &[u64]) -> Input {
 #[test]
 fn a_new_leader_changes_nothing_before_its_no_op_is_committed() {
     let mut one = One::new(1, &[1, 2, 3], &[1]);
+    // That the configuration is committed is known, and is not enough.
+    one.hear(2, append(1, at(1, 1), &[], 1));
+    assert_eq!(one.raft.commit_index(), 1);
     one.elect();
     one.settle(joinable(&[4]));
     let term = one.raft.term();
