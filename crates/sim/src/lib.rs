@@ -8,6 +8,7 @@
 //! - [`mod@explore`]: every schedule of a small cluster of cores, within bounds.
 //! - [`history`]: what clients asked and were told, and whether one correct store could have said it.
 
+mod calm;
 pub mod check;
 pub mod client;
 pub mod coverage;

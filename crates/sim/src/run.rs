@@ -353,7 +353,8 @@ impl<'a> Run<'a> {
         }
         let until = self.world.now() + CONVERGING;
         if self.go_on(until, |run| run.unsettled().is_none())? {
-            return Ok(());
+            self.prove_calm()?;
+            return self.settle_again();
         }
         for at in self.started() {
             let server = self.world.node(at).server();
@@ -370,6 +371,22 @@ impl<'a> Run<'a> {
         }
         let what = self.unsettled().unwrap_or_default();
         check::wrong("liveness", what)
+    }
+
+    /// After what was tried in the calm.
+    fn settle_again(&mut self) -> Result<(), Wrong> {
+        let until = self.world.now() + CONVERGING;
+        self.go_on(until, |run| run.unsettled().is_none())?;
+        match self.unsettled() {
+            Some(what) => check::wrong("liveness", format!("after the calm: {what}")),
+            None => Ok(()),
+        }
+    }
+
+    /// So much time, and whatever it brings.
+    pub fn pass(&mut self, time: Micros) -> Result<(), Wrong> {
+        let until = self.world.now() + time;
+        self.go_on(until, |_| false).map(|_| ())
     }
 
     /// Why the cluster has not converged; none: it has.

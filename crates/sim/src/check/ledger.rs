@@ -179,6 +179,14 @@ impl Ledger {
             let what = format!("{id} commits {} behind {}", entry.index, self.len());
             return wrong("state-machine-safety", what);
         }
+        let log_time = self.committed.last().map(|last| last.entry.log_time_ms);
+        if log_time.is_some_and(|before| entry.log_time_ms < before) {
+            let what = format!(
+                "log time goes back to {} ms at {}",
+                entry.log_time_ms, entry.index
+            );
+            return wrong("monotone", what);
+        }
         let configuration = match &entry.payload {
             Payload::Configuration(configuration) => Some((entry.index, configuration.clone())),
             _ => None,

@@ -14,12 +14,15 @@
 //! | `same-outcome` | an entry comes to the same everywhere, and is run everywhere or nowhere |
 //! | `exactly-once` | a request of a session is run once |
 //! | `monotone` | term, commit index, what stale reads show |
+//! | `configuration` | each change follows from the one before by the rules, and is in the log; who leads votes (§6, M1 to M5) |
+//! | `calm` | what must not depose a leader does not, and who is alone leads no more (E2, E3) |
 //! | `removed-stays-removed` | an id that has left never comes back (M3) |
 //! | `linearizability` | one correct store could have answered so ([`crate::history`]) |
 //! | `state` | the keys are what the committed entries make of them |
 //! | `liveness` | without faults, everything converges |
 //! | `limits` | queues stay bounded |
 
+mod changes;
 mod finally;
 mod ledger;
 mod model;
@@ -133,6 +136,7 @@ impl Checker {
         if begins {
             self.new_leader(id, raft)?;
         }
+        changes::fits(id, raft, begins)?;
         if commits {
             // Whatever it has appended since, in the same step, was not in force when it counted.
             self.leader_commits(id, raft, commit_index, [&before.1, &configuration.1])?;
@@ -350,6 +354,10 @@ impl Checker {
         }
         for entry in entries {
             if let Some(configuration) = self.ledger.commit(id, term, entry)? {
+                let before = self.ledger.configuration_at(configuration.0 - 1);
+                if let Some((_, before)) = before {
+                    changes::follows(&before, &configuration.1, configuration.0)?;
+                }
                 for id in &configuration.1.removed {
                     self.removed.entry(*id).or_insert(configuration.0);
                 }

@@ -1,0 +1,126 @@
+//! Changes of the configuration, by the rules: what is committed follows from what was committed before.
+
+use raft_core::{Configuration, Index, NodeId, Raft, RoleName};
+
+use super::{Wrong, wrong};
+
+/// M1: voters do not become fewer again. No run has another limit.
+const MIN_VOTERS: usize = 3;
+
+/// `next`, committed at `index` behind `before`, is a step that the rules allow (§6; M1 to M5).
+pub(super) fn follows(
+    before: &Configuration,
+    next: &Configuration,
+    index: Index,
+) -> Result<(), Wrong> {
+    let ends = next.voters == before.voters
+        && next.learners == before.learners
+        && next.removed == before.removed;
+    let replaced = next.reason.contains("replaced");
+    let what = if next.voters.len() % 2 == 0 {
+        "the number of voters is even (M2)"
+    } else if before.is_joint() && (next.is_joint() || !ends) {
+        "it does not end the joint one before it (M5)"
+    } else if !before.is_joint() && next.voters != before.voters && next.outgoing != before.voters {
+        "the voters change at once (§6)"
+    } else if !before.removed.is_subset(&next.removed) {
+        "it forgets who has left (M3)"
+    } else if before.voters.len() >= MIN_VOTERS && next.voters.len() < MIN_VOTERS {
+        "there are fewer voters than MinVoters (M1)"
+    } else if replaced && next.removed != before.removed {
+        "who is replaced for its silence is removed for good (M4)"
+    } else {
+        return Ok(());
+    };
+    wrong(
+        "configuration",
+        format!("{index}: {what}: {next:?} behind {before:?}"),
+    )
+}
+
+/// The configuration in force is one of this node's log, and who leads may lead by it.
+pub(super) fn fits(id: NodeId, raft: &Raft, begins_to_lead: bool) -> Result<(), Wrong> {
+    let (index, latest) = raft.configuration();
+    let last = raft.last().index;
+    if index > last {
+        let what = format!("{id} goes by configuration {index}, and its log ends at {last}");
+        return wrong("configuration", what);
+    }
+    if raft.role() != RoleName::Leader {
+        return Ok(());
+    }
+    if index <= raft.commit_index() && !latest.is_voter(id) {
+        let what = format!("{id} leads, and is no voter of configuration {index} (M5)");
+        return wrong("configuration", what);
+    }
+    if begins_to_lead && raft.health().stopping {
+        return wrong(
+            "configuration",
+            format!("{id} leads, and is about to end (M1)"),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn of(voters: &[u128]) -> Configuration {
+        Configuration {
+            voters: voters.iter().copied().map(NodeId).collect(),
+            grown: true,
+            ..Configuration::default()
+        }
+    }
+
+    fn joint(old: &Configuration, new: &[u128]) -> Configuration {
+        Configuration {
+            outgoing: old.voters.clone(),
+            ..of(new)
+        }
+    }
+
+    #[test]
+    fn a_change_by_the_rules_follows() {
+        let three = of(&[1, 2, 3]);
+        let five = joint(&three, &[1, 2, 3, 4, 5]);
+        let steps = [
+            (&three, &five),
+            (&five, &of(&[1, 2, 3, 4, 5])),
+            (&three, &three),
+        ];
+        for (before, next) in steps {
+            assert!(follows(before, next, 9).is_ok(), "{before:?} {next:?}");
+        }
+    }
+
+    #[test]
+    fn every_other_change_is_noticed() {
+        let three = of(&[1, 2, 3]);
+        let five = joint(&three, &[1, 2, 3, 4, 5]);
+        let left = Configuration {
+            removed: BTreeSet::from([NodeId(9)]),
+            ..three.clone()
+        };
+        let replaced = Configuration {
+            removed: BTreeSet::from([NodeId(3)]),
+            reason: "1 silent voter(s) replaced".to_owned(),
+            ..joint(&three, &[1, 2, 4])
+        };
+        let steps = [
+            (&three, &joint(&three, &[1, 2, 3, 4])),
+            (&five, &joint(&three, &[1, 2, 3])),
+            (&five, &of(&[1, 2, 3])),
+            (&three, &of(&[1, 2, 3, 4, 5])),
+            (&left, &three),
+            (&three, &joint(&three, &[1])),
+            (&three, &replaced),
+        ];
+        for (before, next) in steps {
+            assert!(follows(before, next, 9).is_err(), "{before:?} {next:?}");
+        }
+    }
+}
