@@ -103,6 +103,7 @@ pub mod mutants;
 pub mod options;
 pub mod reads;
 pub mod reconciler;
+pub mod repair;
 pub mod sessions;
 pub mod waiters;
 pub mod walk;

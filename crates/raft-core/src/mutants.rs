@@ -332,6 +332,14 @@ mutants! {
         /// An identity that has bound a cluster starts without its log.
         D5StartsWithoutLog,
     }
+    "D6" {
+        /// The promises behind the damage in a log are forgotten: term and vote.
+        D6VoteForgotten,
+        /// What is missing is taken from a peer whose log need not be this one's.
+        D6UnverifiedEntries,
+        /// What a peer has in the place of what is missing counts as committed.
+        D6UncommittedBelieved,
+    }
     "D7" {
         /// A group counts as stored without a sync.
         D7NoSync,

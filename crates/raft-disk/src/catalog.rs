@@ -30,7 +30,7 @@ impl Run {
     }
 }
 
-/// All runs, in order of index and without gaps.
+/// All runs, in order of index and without gaps (but for damage, while a log is replayed).
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     runs: VecDeque<Run>,
@@ -81,6 +81,11 @@ impl Catalog {
         }
         self.growing = false;
         self.truncations += 1;
+    }
+
+    /// Entries that are to come next are damaged: whatever comes behind them is not in the same run.
+    pub(crate) fn interrupt(&mut self) {
+        self.growing = false;
     }
 
     /// Every entry is gone, and the log goes on behind `base`.
@@ -156,6 +161,9 @@ impl Catalog {
     }
 }
 
+/// Stands for the term of an entry that is damaged, while a log is replayed. No entry has it.
+pub(crate) const UNKNOWN_TERM: Term = 0;
+
 /// The terms of the log's entries, and with them its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
@@ -197,6 +205,53 @@ impl Terms {
             };
             self.base_is_vague = self.last > 0;
         }
+    }
+
+    /// What comes next, up to `last`, is damaged: of all that only the last one's term is known.
+    pub(crate) fn lose(&mut self, last: Position) {
+        if self.last + 1 < last.index {
+            self.starts.push((self.last + 1, UNKNOWN_TERM));
+        }
+        self.append(last);
+    }
+
+    /// The last entry is one that is damaged, and something behind it knows its term.
+    pub(crate) fn know_last(&mut self, last: Position) {
+        match self.starts.last_mut() {
+            Some((first, term)) if *first == last.index => *term = last.term,
+            _ => self.starts.push((last.index, last.term)),
+        }
+    }
+
+    /// A snapshot covers everything up to `base`, damaged or not, and the log goes on behind it.
+    pub(crate) fn cover(&mut self, base: Position) {
+        let next = (base.index < self.last).then(|| self.term_at(base.index + 1));
+        self.base = base;
+        self.base_is_vague = false;
+        self.last = self.last.max(base.index);
+        self.starts.retain(|(first, _)| *first > base.index);
+        if let Some(Some(term)) = next
+            && self
+                .starts
+                .first()
+                .is_none_or(|(first, _)| *first > base.index + 1)
+        {
+            self.starts.insert(0, (base.index + 1, term));
+        }
+    }
+
+    /// The first entry at or behind `index` whose term is known.
+    pub(crate) fn known_from(&self, index: Index) -> Option<Position> {
+        let here = self.term_at(index).filter(|term| *term != UNKNOWN_TERM);
+        if let Some(term) = here {
+            return Some(Position { index, term });
+        }
+        let mut behind = self.starts.iter();
+        let (index, term) = behind.find(|(first, term)| *first > index && *term != UNKNOWN_TERM)?;
+        Some(Position {
+            index: *index,
+            term: *term,
+        })
     }
 
     /// Every entry is gone, and the log goes on behind `base`.

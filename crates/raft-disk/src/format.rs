@@ -4,7 +4,8 @@
 //! segment  = header batch* zeros
 //! header   = magic version length generation number last_index last_term
 //!            previous_end previous_checksum hard_state_length hard_state crc        (padded to 8)
-//! batch    = magic length generation offset synced previous count body_crc crc
+//! batch    = magic length generation offset synced previous count body_crc
+//!            flags following last_index last_term current_term voted_for crc
 //!            record{count}                                                          (padded to 8)
 //! record   = kind length crc content
 //! ```
@@ -20,18 +21,22 @@
 //! * `previous`, the header checksum of the batch before: batches cannot be left out or exchanged.
 //! * `synced`: everything in the segment below this offset was durable before this batch was
 //!   written (D3). It turns "something is wrong here" into "this was lost after we promised it".
+//! * `last`, `current_term`, `voted_for`: how things stood when the batch was written. When what lies
+//!   before it is damaged, it says what must be known of it (D6).
+//! * `following`: a batch that was put in the place of damaged ones is followed by what followed
+//!   those, and says by which checksum that knows it.
 
 use bytes::{Buf, BufMut, Bytes};
-use raft_core::{Entry, HardState, Index, NodeId, Payload, Position};
+use raft_core::{Entry, HardState, Index, NodeId, Payload, Position, Term};
 
 /// The format that this version writes, and the only one that it reads.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Batches begin at multiples of this.
 pub(crate) const ALIGNMENT: u64 = 8;
 
 /// Length of a batch's header.
-pub(crate) const BATCH_HEADER_BYTES: usize = 48;
+pub(crate) const BATCH_HEADER_BYTES: usize = 96;
 
 /// The longest batch: its length must fit its field with room to spare, and a reader's memory.
 pub(crate) const MAX_BATCH_BYTES: usize = 1 << 30;
@@ -50,9 +55,13 @@ const HARD_STATE: u8 = 1;
 const TRUNCATE: u8 = 2;
 const ENTRY: u8 = 3;
 const RESET: u8 = 4;
+const LOST: u8 = 5;
 const RECORD_HEADER_BYTES: usize = 9;
 const ENTRY_FIXED_BYTES: usize = 24;
 const RESET_BYTES: usize = 24;
+const LOST_BYTES: usize = 24;
+const HAS_VOTED: u32 = 1;
+const MENDS: u32 = 2;
 
 /// What is wrong with some bytes, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,8 +196,28 @@ impl SegmentHeader {
     }
 }
 
+/// How things stand at some place of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Where the log ends.
+    pub last: Position,
+    /// What was promised (figure 2).
+    pub current_term: Term,
+    pub voted_for: Option<NodeId>,
+}
+
+impl Standing {
+    pub(crate) fn new(last: Position, hard_state: &HardState) -> Standing {
+        Standing {
+            last,
+            current_term: hard_state.current_term,
+            voted_for: hard_state.voted_for,
+        }
+    }
+}
+
 /// What stands before the records of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
     /// Length of the body in bytes, padding included.
     pub body_bytes: u32,
@@ -201,6 +230,10 @@ pub(crate) struct BatchHeader {
     pub previous: u32,
     pub count: u32,
     pub body_crc: u32,
+    /// The batch stands in the place of damaged ones: what follows it names this checksum.
+    pub following: Option<u32>,
+    /// How things stood before it.
+    pub standing: Standing,
 }
 
 impl BatchHeader {
@@ -216,10 +249,32 @@ impl BatchHeader {
         fields.put_u32(self.previous);
         fields.put_u32(self.count);
         fields.put_u32(self.body_crc);
+        let Standing {
+            last,
+            current_term,
+            voted_for,
+        } = self.standing;
+        let has_voted = if voted_for.is_some() { HAS_VOTED } else { 0 };
+        let mends = if self.following.is_some() { MENDS } else { 0 };
+        fields.put_u32(has_voted | mends);
+        fields.put_u32(self.following.unwrap_or(0));
+        fields.put_u64(last.index);
+        fields.put_u64(last.term);
+        fields.put_u64(current_term);
+        fields.put_u128(voted_for.map_or(0, |node| node.0));
         let checksum = crc32c::crc32c(&header[..BATCH_HEADER_BYTES - 4]);
         header[BATCH_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_be_bytes());
         out[..BATCH_HEADER_BYTES].copy_from_slice(&header);
         checksum
+    }
+
+    /// Completes the batch in `batch`, whose body is there, and returns its checksum.
+    pub(crate) fn seal(mut self, batch: &mut [u8]) -> u32 {
+        let body = &batch[BATCH_HEADER_BYTES..];
+        // Bounded by MAX_BATCH_BYTES, which is checked before anything is encoded.
+        self.body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        self.body_crc = crc32c::crc32c(body);
+        self.encode(batch)
     }
 
     /// Reads a header; also returns its checksum. `None` when these bytes are none.
@@ -233,7 +288,7 @@ impl BatchHeader {
         if crc32c::crc32c(&bytes[..BATCH_HEADER_BYTES - 4]) != checksum {
             return None;
         }
-        let header = BatchHeader {
+        let mut header = BatchHeader {
             body_bytes: fields.get_u32(),
             generation: fields.get_u64(),
             offset: fields.get_u64(),
@@ -241,6 +296,22 @@ impl BatchHeader {
             previous: fields.get_u32(),
             count: fields.get_u32(),
             body_crc: fields.get_u32(),
+            following: None,
+            standing: Standing::default(),
+        };
+        let flags = fields.get_u32();
+        let following = fields.get_u32();
+        header.following = (flags & MENDS != 0).then_some(following);
+        header.standing = Standing {
+            last: Position {
+                index: fields.get_u64(),
+                term: fields.get_u64(),
+            },
+            current_term: fields.get_u64(),
+            voted_for: {
+                let candidate = NodeId(fields.get_u128());
+                (flags & HAS_VOTED != 0).then_some(candidate)
+            },
         };
         Some((header, checksum))
     }
@@ -264,6 +335,12 @@ pub(crate) enum Record {
     Reset {
         base: Position,
         log_time_ms: u64,
+    },
+    /// Every entry from `first` on is gone, and the log goes on behind `last`: what lay between was
+    /// damaged, and is not needed, since a snapshot covers it or it is truncated further on (D6).
+    Lost {
+        first: Index,
+        last: Position,
     },
 }
 
@@ -320,6 +397,14 @@ pub(crate) fn put_reset_record(out: &mut Vec<u8>, base: Position, log_time_ms: u
     out.put_u64(base.index);
     out.put_u64(base.term);
     out.put_u64(log_time_ms);
+    seal(out, start);
+}
+
+pub(crate) fn put_lost_record(out: &mut Vec<u8>, first: Index, last: Position) {
+    let start = begin(out, LOST);
+    out.put_u64(first);
+    out.put_u64(last.index);
+    out.put_u64(last.term);
     seal(out, start);
 }
 
@@ -388,6 +473,16 @@ pub(crate) fn item(bytes: &Bytes, at: usize) -> Result<Item, Flaw> {
                     term: fields.get_u64(),
                 },
                 log_time_ms: fields.get_u64(),
+            }
+        }
+        LOST if length == LOST_BYTES => {
+            let mut fields = content;
+            Record::Lost {
+                first: fields.get_u64(),
+                last: Position {
+                    index: fields.get_u64(),
+                    term: fields.get_u64(),
+                },
             }
         }
         ENTRY if length >= ENTRY_FIXED_BYTES => {

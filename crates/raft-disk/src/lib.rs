@@ -199,6 +199,7 @@ pub mod sim;
 mod snapshot;
 mod store;
 mod thread;
+mod wound;
 
 pub use disk::{Disk, DiskFile, Failure, Space};
 pub use identity::{IDENTITY_FILE, Identity, IdentityError};
@@ -217,3 +218,4 @@ pub use thread::{
     DiskThread, FULL_RETRY, IDLE_MARK, MAX_GROUP_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_WRITES,
     SubmitError,
 };
+pub use wound::{RepairError, Wound};

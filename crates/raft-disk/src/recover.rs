@@ -11,10 +11,11 @@ use bytes::Bytes;
 use raft_core::{ClusterId, Index, Position, SnapshotMeta, mutant};
 
 use crate::disk::{Disk, DiskFile, Doing, Failure};
-use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, SegmentHeader};
-use crate::replay::Replay;
+use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader, Flaw, Item, SegmentHeader, Standing};
+use crate::replay::{Damage, Replay};
 use crate::segment::{is_half_made, segment_name, segment_number};
 use crate::snapshot::{self, Survey};
+use crate::wound::Wound;
 
 /// Files are read in pieces of at least this many bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -40,6 +41,8 @@ pub enum OpenError {
         what: String,
         /// The last entry before the damage (D6).
         intact: Position,
+        /// What is intact behind the damage says what is lost: peers may have it. None: it does not.
+        wound: Option<Box<Wound>>,
     },
     /// A whole segment is gone. Nothing was changed.
     #[error(
@@ -122,10 +125,19 @@ struct Segment {
     checksum: u32,
 }
 
+/// What is done with a log that lacks entries in its middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithLost {
+    Refuse,
+    /// Only to be truncated before them.
+    Accept,
+}
+
 /// Reads a log, judges it together with the snapshots beside it, and repairs its end. Only half-made
 /// files are removed before everything is judged. Also returns the newest snapshot.
 pub(crate) fn recover(
     shared: &Arc<dyn Disk>,
+    with_lost: WithLost,
 ) -> Result<(Replay, Option<Arc<SnapshotMeta>>), OpenError> {
     let disk = &**shared;
     let mut numbers = Vec::new();
@@ -162,6 +174,18 @@ pub(crate) fn recover(
     }
     replay.settle_base();
     let snapshot = judge(disk, &mut replay, &survey, first)?;
+    if let Some(snapshot) = &snapshot {
+        replay.cover(snapshot.position);
+        if !replay.holds(snapshot.position) {
+            // The whole log is about to give way to it.
+            replay.lost.clear();
+        }
+    }
+    if let Some(refusal) = lost(disk, &replay, snapshot.as_deref())
+        && with_lost == WithLost::Refuse
+    {
+        return Err(refusal);
+    }
     if let (Some(last), Some(end)) = (&segment, &end) {
         finish(disk, last, end)?;
         replay.current = Some(Current {
@@ -177,6 +201,38 @@ pub(crate) fn recover(
         });
     }
     Ok((replay, snapshot))
+}
+
+/// Why a log that lacks entries in its middle cannot be opened.
+fn lost(disk: &dyn Disk, replay: &Replay, snapshot: Option<&SnapshotMeta>) -> Option<OpenError> {
+    let lost = replay.lost.first()?;
+    let intact = lost.first - 1;
+    let Some((damage, _)) = &lost.damage else {
+        let (path, what) = (
+            disk.path("log"),
+            "what once replaced a damaged batch is needed",
+        );
+        return Some(OpenError::Damaged {
+            path,
+            offset: 0,
+            what: what.to_owned(),
+            intact: Position {
+                index: intact,
+                term: replay.terms.term_at(intact).unwrap_or(0),
+            },
+            wound: None,
+        });
+    };
+    Some(OpenError::Damaged {
+        path: disk.path(&damage.name),
+        offset: damage.offset,
+        what: damage.what.clone(),
+        intact: Position {
+            index: intact,
+            term: replay.terms.term_at(intact).unwrap_or(0),
+        },
+        wound: Wound::new(lost, &replay.terms, snapshot).map(Box::new),
+    })
 }
 
 /// Whether log and snapshots belong together, and nothing is missing between them (S4). Returns the
@@ -257,6 +313,7 @@ fn verdict(disk: &dyn Disk, name: &str, offset: u64, intact: Position, flaw: Fla
             offset,
             what: what.to_owned(),
             intact,
+            wound: None,
         },
         Flaw::Unknown(what) => OpenError::Unknown { path, offset, what },
     }
@@ -316,25 +373,44 @@ fn replay_segment(
         match read_batch(disk, &mut window, segment, &end)? {
             Ok((batch, checksum, body)) => {
                 let first = end.end == *header_bytes;
+                replay
+                    .meet(&batch.standing)
+                    .map_err(|flaw| verdict(disk, name, end.end, replay.terms.last(), flaw))?;
                 replay_batch(header.number, first, &batch, &body, replay)
                     .map_err(|(at, flaw)| verdict(disk, name, at, replay.terms.last(), flaw))?;
                 end.end = batch.end();
                 end.synced = batch.synced;
                 end.marked = batch.count == 0;
-                end.checksum = checksum;
+                end.checksum = batch.following.unwrap_or(checksum);
+                replay.mended = batch.following.is_some();
             }
             Err(what) => {
+                let rest = survey(disk, &mut window, header.generation, end.end, next)?;
                 // A segment got its name after its first batch was durable, and its successor
                 // after its last.
-                if next.is_some() || end.end == *header_bytes {
-                    return Err(wrong(replay, end.end, what));
+                let promised = next.is_some() || end.end == *header_bytes;
+                if !promised && (!rest.promised || mutant!(D3NoWitness)) {
+                    end.dirty_end = rest.dirty_end;
+                    break;
                 }
-                let rest = survey(disk, &mut window, header.generation, end.end)?;
-                if rest.promised && !mutant!(D3NoWitness) {
+                let Some(behind) = rest.behind else {
                     return Err(wrong(replay, end.end, what));
-                }
-                end.dirty_end = rest.dirty_end;
-                break;
+                };
+                let damage = Damage {
+                    name: name.clone(),
+                    generation: header.generation,
+                    start: end.end,
+                    end: behind.at,
+                    previous: end.checksum,
+                    following: behind.previous,
+                    before: Standing::new(replay.terms.last(), &replay.hard_state),
+                    offset: end.end,
+                    what: what.to_owned(),
+                };
+                replay
+                    .lose(damage, &behind.standing)
+                    .map_err(|_| wrong(replay, end.end, what))?;
+                (end.end, end.checksum) = (behind.at, behind.previous);
             }
         }
     }
@@ -407,22 +483,38 @@ fn replay_batch(
 struct Rest {
     /// A batch states that the bad bytes were durable before it was written.
     promised: bool,
+    /// What is intact again behind the bad bytes.
+    behind: Option<Behind>,
     /// Behind this there are only zeros.
     dirty_end: u64,
 }
 
+/// Something intact behind bad bytes: a whole batch, or the next segment.
+struct Behind {
+    at: u64,
+    /// The checksum by which it knows what is before it.
+    previous: u32,
+    /// How things stood there.
+    standing: Standing,
+}
+
+/// Looks at what lies behind `end`. With a next segment, that is intact, and nothing behind where it
+/// says that this one ends is looked at.
 fn survey(
     disk: &dyn Disk,
     window: &mut Window,
     generation: u64,
     end: u64,
+    next: Option<&SegmentHeader>,
 ) -> Result<Rest, Failure> {
     let mut rest = Rest {
         promised: false,
+        behind: None,
         dirty_end: end,
     };
+    let length = next.map_or(window.length, |next| next.previous_end.min(window.length));
     let mut at = end;
-    while at < window.length {
+    while at < length {
         // A header at the very end of a piece is seen whole: pieces overlap by one header.
         let bytes = window.read(disk, at, READ_BYTES as u64)?;
         if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
@@ -431,16 +523,51 @@ fn survey(
                 if let Some((header, _)) = BatchHeader::decode(&bytes[place..])
                     && header.generation == generation
                     && header.offset == at + place as u64
-                    && (end + 1..=header.offset).contains(&header.synced)
+                    && header.offset > end
+                    && header.synced <= header.offset
                 {
-                    rest.promised = true;
-                    return Ok(rest);
+                    rest.promised |= header.synced > end;
+                    if rest.behind.is_none() && is_whole(disk, window, &header, length)? {
+                        rest.behind = Some(Behind {
+                            at: header.offset,
+                            previous: header.previous,
+                            standing: header.standing,
+                        });
+                    }
+                    if rest.promised && rest.behind.is_some() {
+                        return Ok(rest);
+                    }
                 }
             }
         }
         at += (READ_BYTES - format::align(BATCH_HEADER_BYTES as u64) as usize) as u64;
     }
+    if let (None, Some(next)) = (&rest.behind, next)
+        && next.previous_end > end
+        && next.previous_end <= window.length
+    {
+        rest.behind = Some(Behind {
+            at: next.previous_end,
+            previous: next.previous_checksum,
+            standing: Standing::new(next.last, &next.hard_state),
+        });
+    }
     Ok(rest)
+}
+
+/// Whether all of the batch is there, and ends before `length`.
+fn is_whole(
+    disk: &dyn Disk,
+    window: &mut Window,
+    header: &BatchHeader,
+    length: u64,
+) -> Result<bool, Failure> {
+    if header.end() > length {
+        return Ok(false);
+    }
+    let body_at = header.offset + BATCH_HEADER_BYTES as u64;
+    let body = window.read(disk, body_at, u64::from(header.body_bytes))?;
+    Ok(crc32c::crc32c(&body) == header.body_crc)
 }
 
 /// Makes the end of the log what it seems to be, durably, before anybody relies on it.

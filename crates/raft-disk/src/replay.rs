@@ -2,12 +2,44 @@
 
 use std::sync::Arc;
 
-use raft_core::{ClusterId, Configuration, HardState, Index, Payload, Position, SnapshotMeta};
+use raft_core::{
+    ClusterId, Configuration, HardState, Index, Payload, Position, SnapshotMeta, mutant,
+};
 
-use crate::catalog::{Catalog, Terms};
-use crate::format::{Flaw, Record, SegmentHeader};
+use crate::catalog::{Catalog, Terms, UNKNOWN_TERM};
+use crate::format::{Flaw, Record, SegmentHeader, Standing};
 use crate::recover::Current;
 use crate::row::{Held, Row};
+
+/// Bytes of a segment that are damaged, between two batches that are not.
+#[derive(Clone, Debug)]
+pub(crate) struct Damage {
+    /// Name of the segment.
+    pub name: Arc<str>,
+    pub generation: u64,
+    pub start: u64,
+    pub end: u64,
+    /// Checksum of what is before them, and the one by which what is behind them goes on.
+    pub previous: u32,
+    pub following: u32,
+    /// How things stood before them.
+    pub before: Standing,
+    /// What is wrong, and where, for people.
+    pub offset: u64,
+    pub what: String,
+}
+
+/// Entries that are damaged.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub first: Index,
+    pub last: Index,
+    /// Where the log ended behind the damage: at `last`, or further on and truncated since.
+    pub end: Position,
+    /// The damage, and the terms of what lies before it. None: it was mended, and these entries were not
+    /// needed then.
+    pub damage: Option<(Damage, Terms)>,
+}
 
 /// What replaying a log yields.
 #[derive(Debug, Default)]
@@ -22,6 +54,10 @@ pub(crate) struct Replay {
     /// Log time of the base, as far as a reset said it.
     pub base_log_time_ms: u64,
     pub catalog: Catalog,
+    /// Entries that are damaged, in order: the log cannot be opened while there are any.
+    pub lost: Vec<Lost>,
+    /// The batch before stands in the place of damaged ones: what they promised is in what follows.
+    pub mended: bool,
     /// The segments, in order.
     pub row: Row,
     pub current: Option<Current>,
@@ -36,23 +72,138 @@ impl Replay {
             self.terms.reset(header.last);
             self.catalog.reset(header.last.index);
         }
-        let last = self.terms.last();
-        let at_vague_base = self.terms.base_is_vague && self.terms.starts.is_empty();
-        if at_vague_base && header.last.index == last.index {
-            // Here is the term that was missing.
-            self.terms.reset(header.last);
-        } else if header.last != last {
+        if !self.ends_with(header.last) {
             return Err(Flaw::Damaged(
                 "the segment does not begin where the log before it ends",
             ));
         }
         self.hard_state = header.hard_state.clone();
+        self.mended = false;
         self.row.push(Held {
             number: header.number,
             last: header.last.index,
             bytes,
         });
         Ok(())
+    }
+
+    /// Whether what was read so far ends there. Where the term of its last entry is missing, this is it.
+    fn ends_with(&mut self, last: Position) -> bool {
+        let ours = self.terms.last();
+        let at_vague_base = self.terms.base_is_vague && self.terms.starts.is_empty();
+        if at_vague_base && last.index == ours.index {
+            self.terms.reset(last);
+            return true;
+        }
+        if !self.lost.is_empty() && ours.term == UNKNOWN_TERM && ours.index == last.index {
+            self.terms.know_last(last);
+            return true;
+        }
+        ours == last
+    }
+
+    /// A batch begins; how things stood when it was written must be what was read so far.
+    pub(crate) fn meet(&mut self, standing: &Standing) -> Result<(), Flaw> {
+        if std::mem::take(&mut self.mended) {
+            self.promise(standing);
+        }
+        let promised = Standing::new(standing.last, &self.hard_state);
+        if !self.ends_with(standing.last) || (promised != *standing && !mutant!(D6VoteForgotten)) {
+            return Err(Flaw::Damaged(
+                "the batch does not go on where the log stands",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes are damaged, and what is intact behind them says how things stood there.
+    ///
+    /// If the log ended then with an entry that stands before the damage, nothing of the log is lost,
+    /// whatever else the bytes were. If it ended further on, in the same term, what is lost follows what
+    /// stands before it: one leader's entries of one term are one row (§5.3). Otherwise the damage may
+    /// have begun with a truncation, and nothing before it is certain.
+    pub(crate) fn lose(&mut self, damage: Damage, standing: &Standing) -> Result<(), Flaw> {
+        self.promise(standing);
+        let (known, last) = (self.terms.clone(), standing.last);
+        let before = known.last();
+        check_base(last)?;
+        if known.holds(last) && (last.term != UNKNOWN_TERM || last == known.base) {
+            self.truncate(last.index + 1);
+            // Nobody reads through the damaged bytes.
+            self.catalog.interrupt();
+            return Ok(());
+        }
+        let follows = before.term == last.term || known.starts.is_empty();
+        let first = match follows && before.index < last.index {
+            true => before.index + 1,
+            false => known.base.index + 1,
+        };
+        if known.base_is_vague || last.index < first {
+            return Err(Flaw::Damaged("it cannot be told what is lost with it"));
+        }
+        self.truncate(first);
+        self.lost_from(first, last, Some((damage, known)));
+        Ok(())
+    }
+
+    /// What was promised is what stands behind the damage.
+    fn promise(&mut self, standing: &Standing) {
+        if !mutant!(D6VoteForgotten) {
+            self.hard_state.current_term = standing.current_term;
+            self.hard_state.voted_for = standing.voted_for;
+        }
+    }
+
+    fn lost_from(&mut self, first: Index, last: Position, damage: Option<(Damage, Terms)>) {
+        self.catalog.interrupt();
+        self.terms.lose(last);
+        self.lost.push(Lost {
+            first,
+            last: last.index,
+            end: last,
+            damage,
+        });
+    }
+
+    /// Every entry from here on is gone.
+    fn truncate(&mut self, from: Index) {
+        self.catalog.truncate_from(from);
+        self.terms.truncate_from(from);
+        if self.terms.base.index < self.catalog.first() - 1 {
+            self.catalog.reset(self.terms.base.index);
+        }
+        let kept = self
+            .configurations
+            .partition_point(|(index, _)| *index < from);
+        self.configurations.truncate(kept);
+        if from <= 1 {
+            self.cluster_id = None;
+        }
+        self.dissolved_at = self.dissolved_at.filter(|at| *at < from);
+        self.skips.retain(|(at, _)| *at < from);
+        for lost in &mut self.lost {
+            lost.last = lost.last.min(from - 1);
+        }
+        self.lost.retain(|lost| lost.first <= lost.last);
+    }
+
+    /// What is damaged is no loss as far as a snapshot covers it, if the log is the snapshot's: either
+    /// it holds the snapshot's last entry, or that one is damaged too. In the second case the log may be
+    /// one that was about to give way to the snapshot, and what follows does not belong behind it; then
+    /// no other log holds such an entry in its place, and it goes as every conflict does.
+    pub(crate) fn cover(&mut self, snapshot: Position) {
+        let term = self.terms.term_at(snapshot.index);
+        if self.lost.is_empty() || term.is_none_or(|t| t != UNKNOWN_TERM && t != snapshot.term) {
+            return;
+        }
+        for lost in &mut self.lost {
+            lost.first = lost.first.max(snapshot.index + 1);
+        }
+        self.lost.retain(|lost| lost.first <= lost.last);
+        self.terms.cover(snapshot);
+        self.catalog.compact(snapshot.index);
+        self.configurations
+            .retain(|(index, _)| *index > snapshot.index);
     }
 
     /// One record of the segment that was begun last. `first`: the first one in it.
@@ -67,21 +218,14 @@ impl Replay {
         match record {
             Record::HardState(hard_state) => self.hard_state = hard_state,
             Record::Truncate(0) => return Err(Flaw::Damaged("a truncation from index 0")),
-            Record::Truncate(from) => {
-                self.catalog.truncate_from(from);
-                self.terms.truncate_from(from);
-                if self.terms.base.index < self.catalog.first() - 1 {
-                    self.catalog.reset(self.terms.base.index);
+            Record::Truncate(from) => self.truncate(from),
+            Record::Lost { first, last } => {
+                check_base(last)?;
+                if first == 0 || first > last.index || first > self.terms.last + 1 {
+                    return Err(Flaw::Damaged("an impossible range of lost entries"));
                 }
-                let kept = self
-                    .configurations
-                    .partition_point(|(index, _)| *index < from);
-                self.configurations.truncate(kept);
-                if from <= 1 {
-                    self.cluster_id = None;
-                }
-                self.dissolved_at = self.dissolved_at.filter(|at| *at < from);
-                self.skips.retain(|(at, _)| *at < from);
+                self.truncate(first);
+                self.lost_from(first, last, None);
             }
             Record::Reset { .. } if !first => {
                 return Err(Flaw::Damaged("a reset that begins no segment"));
@@ -94,6 +238,7 @@ impl Replay {
                 self.cluster_id = None;
                 self.dissolved_at = None;
                 self.skips.clear();
+                self.lost.clear();
                 self.base_log_time_ms = log_time_ms;
                 self.row.keep_from(segment);
             }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use raft_core::{Position, Recovered, SnapshotMeta, Write, mutant};
 
 use super::{LogStore, MIN_SEGMENT_BYTES, Options, WriteError};
+use crate::catalog::UNKNOWN_TERM;
 use crate::disk::{Disk, Doing, Failure};
 use crate::reader::{ReadError, Shared};
-use crate::recover::{OpenError, recover};
+use crate::recover::{OpenError, WithLost, recover};
+use crate::replay::Replay;
 use crate::segment::Supplier;
+use crate::wound::RepairError;
 
 impl LogStore {
     /// Opens the log on `disk`, or begins one. Reads all of it, and the heads of the snapshots beside
@@ -22,13 +25,7 @@ impl LogStore {
     /// [`OpenError`]; the log is then as it was (or, when the disk refused the reset, it is still to
     /// be made).
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(LogStore, Recovered), OpenError> {
-        let (mut replay, snapshot) = recover(&disk)?;
-        let bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
-        let supplier = Supplier::new(disk.clone(), bytes, options.lay_out_ahead).doing(
-            "start a thread for",
-            &*disk,
-            "log",
-        )?;
+        let (mut replay, snapshot) = recover(&disk, WithLost::Refuse)?;
         let beyond = snapshot
             .as_ref()
             .filter(|snapshot| !replay.holds(snapshot.position) && !mutant!(W2HalfSwitch));
@@ -39,23 +36,10 @@ impl LogStore {
             replay.base_log_time_ms = snapshot.log_time_ms;
         }
         let configurations = replay.configurations_with(snapshot.as_deref());
-        let catalog = std::mem::take(&mut replay.catalog);
-        let shared = Arc::new(Shared::new(disk.clone(), catalog, replay.row.bytes()));
-        let mut store = LogStore {
-            disk,
-            supplier,
-            shared,
-            row: replay.row,
-            current: replay.current,
-            terms: replay.terms,
-            hard_state: replay.hard_state,
-            cluster_id: replay.cluster_id,
-            sequence: 0,
-            generation: 0,
-            poisoned: None,
-            buffer: Vec::new(),
-            staged: Vec::new(),
-        };
+        let (skips, base_log_time_ms) =
+            (std::mem::take(&mut replay.skips), replay.base_log_time_ms);
+        let dissolved_at = replay.dissolved_at;
+        let mut store = LogStore::assemble(disk, options, replay)?;
         if let Some(snapshot) = beyond {
             store.reset_behind(snapshot)?;
         }
@@ -77,15 +61,65 @@ impl LogStore {
             cluster_id: store.cluster_id(),
             base: store.base(),
             snapshot,
-            last_log_time_ms: entry_time.max(snapshot_time).max(replay.base_log_time_ms),
-            dissolved_at: replay.dissolved_at,
-            skips: replay.skips,
+            last_log_time_ms: entry_time.max(snapshot_time).max(base_log_time_ms),
+            dissolved_at,
+            skips,
             terms: store.terms.starts.clone(),
             last,
             configurations,
             tail,
         };
         Ok((store, recovered))
+    }
+
+    fn assemble(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        mut replay: Replay,
+    ) -> Result<LogStore, OpenError> {
+        let bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
+        let supplier = Supplier::new(disk.clone(), bytes, options.lay_out_ahead).doing(
+            "start a thread for",
+            &*disk,
+            "log",
+        )?;
+        let catalog = std::mem::take(&mut replay.catalog);
+        let shared = Arc::new(Shared::new(disk.clone(), catalog, replay.row.bytes()));
+        Ok(LogStore {
+            disk,
+            supplier,
+            shared,
+            row: replay.row,
+            current: replay.current,
+            terms: replay.terms,
+            hard_state: replay.hard_state,
+            cluster_id: replay.cluster_id,
+            sequence: 0,
+            generation: 0,
+            poisoned: None,
+            buffer: Vec::new(),
+            staged: Vec::new(),
+        })
+    }
+
+    /// Appends a group that truncates a damaged log before the damage (D6).
+    pub(crate) fn truncate_damaged(disk: Arc<dyn Disk>, write: Write) -> Result<(), RepairError> {
+        let refused = |error: &dyn std::fmt::Display| RepairError::Log(error.to_string());
+        let options = Options {
+            lay_out_ahead: false,
+            ..Options::default()
+        };
+        let (replay, _) = recover(&disk, WithLost::Accept).map_err(|error| refused(&error))?;
+        let last = replay.terms.last();
+        if last.term == UNKNOWN_TERM && last.index > replay.terms.base.index {
+            return Err(refused(&"nobody knows how it ends"));
+        }
+        let mut store =
+            LogStore::assemble(disk, options, replay).map_err(|error| refused(&error))?;
+        store
+            .check(std::slice::from_ref(&write))
+            .and_then(|()| store.store(&[write]))
+            .map_err(|error| refused(&error))
     }
 
     /// Drops the log, which goes on behind the snapshot (W2).
@@ -123,6 +157,7 @@ fn unreadable(error: ReadError) -> OpenError {
             offset,
             what,
             intact: Position::ZERO,
+            wound: None,
         },
     }
 }

@@ -175,6 +175,13 @@ fn a_lost_sector_is_noticed_except_in_the_last_group() {
                 let disk = built.disk.fork();
                 disk.put(&name, &damaged);
                 if let Ok((store, recovered)) = open(&disk) {
+                    let found = Model::of(&store, &recovered);
+                    if found.entries == built.script.model.entries {
+                        // What it held was not needed, or is said again behind it.
+                        let term = built.script.model.hard_state.current_term;
+                        assert_eq!(found.hard_state.current_term, term);
+                        continue;
+                    }
                     assert_eq!(name, last, "seed {seed}, sector {number}");
                     let sector = number * 512..number * 512 + 512;
                     // With the beginning of the last group its word for the end of the one before
@@ -183,7 +190,6 @@ fn a_lost_sector_is_noticed_except_in_the_last_group() {
                         sector.end > built.last_group.start,
                         "seed {seed}, sector {number}"
                     );
-                    let found = Model::of(&store, &recovered);
                     assert!(
                         built.states.contains(&found),
                         "seed {seed}, sector {number}"
@@ -362,10 +368,10 @@ fn an_entry_that_looks_like_a_batch_is_none() {
 
 /// The header of the batch that begins at `offset`, changed and sound again.
 fn forge(bytes: &mut [u8], offset: usize, change: impl FnOnce(&mut [u8])) {
-    let header = &mut bytes[offset..offset + 48];
+    let header = &mut bytes[offset..offset + 96];
     change(header);
-    let checksum = crc32c::crc32c(&header[..44]);
-    header[44..].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = crc32c::crc32c(&header[..92]);
+    header[92..].copy_from_slice(&checksum.to_be_bytes());
 }
 
 fn field(header: &[u8], at: usize) -> u64 {
@@ -413,14 +419,14 @@ fn only_a_header_in_its_own_place_is_a_witness() {
     let place = bytes.len() - 512;
     for (generation, offset, witness) in [(0, 0, true), (1, 0, false), (0, 8, false)] {
         let mut torn = bytes.clone();
-        torn.copy_within(start..start + 48, place);
+        torn.copy_within(start..start + 96, place);
         forge(&mut torn, place, |header| {
             let generation = field(header, GENERATION) + generation;
             header[GENERATION..][..8].copy_from_slice(&generation.to_be_bytes());
             header[OFFSET..][..8].copy_from_slice(&(place as u64 + offset).to_be_bytes());
             header[SYNCED..][..8].copy_from_slice(&(start as u64 + 1).to_be_bytes());
         });
-        torn[start + 50] ^= 1;
+        torn[start + 100] ^= 1;
         let disk = built.disk.fork();
         disk.put(&name, &torn);
         assert_eq!(open(&disk).is_err(), witness, "{generation} {offset}");
@@ -448,7 +454,7 @@ fn what_was_dropped_stays_dropped() {
         .step_by(8)
         .find(|at| bytes[*at] == 0xB7)
         .unwrap();
-    bytes[mark..mark + 48].fill(0);
+    bytes[mark..mark + 96].fill(0);
     built.disk.put(&name, &bytes);
     for _ in 0..3 {
         let (mut store, recovered) = open(&built.disk).unwrap();

@@ -21,3 +21,4 @@ mod receiving;
 mod restoring;
 mod snapshots;
 mod switch;
+mod wounds;
