@@ -23,6 +23,7 @@
 //! | reads (§6.4) | [`reads`] |
 //! | leadership transfer (§3.10) | `transfer` |
 //! | sessions, exactly once (§6.3) | [`sessions`] |
+//! | a log that is damaged in its middle (D6) | [`repair`] |
 //! | how committed entries reach the state machine and who waits (digest_commits) | [`walk`], [`waiters`] |
 //!
 //! ## The path of one entry
@@ -61,7 +62,7 @@
 //!
 //! ## What is left out
 //!
-//! Leases for reads (E4), witnesses, and the repair of a damaged log from peers (D6) are not here yet.
+//! Leases for reads (E4) and witnesses are not here yet.
 
 /// Whether the rule that the mutant takes out is out of force (the module `mutants`, which only the feature
 /// of that name compiles): never, in anything that is shipped.

@@ -41,6 +41,7 @@
 //! | [`SnapshotStore`] | `begin`, `newest`, `reader`, `receive`, `retain`, from any thread |
 //! | [`SnapshotWriter`], [`SnapshotReader`] | a state machine's bytes in, and out again, chunk by chunk |
 //! | [`SnapshotReceiver`] | another node's file, with cuts in between |
+//! | [`Wound`] | what a damaged log lacks, and how it is put back |
 //! | [`Saving`], [`restore`] | a snapshot's file outside of any node; a node that begins with one |
 //! | [`Identity`] | node id, cluster, boot counter |
 //! | [`DirectoryLock`], [`retired`] | one daemon per directory; how a node changes its id |
@@ -125,6 +126,31 @@
 //! Damage is refused with an error that names file and offset, and where the intact log ends
 //! ([`OpenError::Damaged`]); the files are left as they are.
 //!
+//! ## Repair
+//!
+//! What is intact behind damage is kept, and says what was lost (D6). Every batch states how things stood
+//! before it: where the log ended, and what was promised (term and vote); the head of a segment says so
+//! as well. So the first intact one behind the bad bytes tells both, whatever they were, and the log is
+//! read on from there.
+//!
+//! * Often nothing of the log is lost: the bytes were a mark or a hard state, or entries that were
+//!   truncated later on, or that a snapshot covers. The log opens, with the promises as they were.
+//! * Otherwise a [`Wound`] says which entries are missing, and an *anchor*: the index and term of the last
+//!   of them, or of one behind. [`raft_core::repair`] says what peers must answer. The log cannot be
+//!   opened until then, so nothing can rest on what is left of it.
+//! * [`Wound::mend`] puts the entries back where they were, as one batch as long as the damaged bytes. It
+//!   always fits: they were there. What follows is not touched, so the new batch names the checksum by
+//!   which that goes on. A crash in the middle of it leaves damaged bytes in the place of damaged bytes.
+//! * [`Wound::give_up`] appends a group that truncates the log before the damage, and goes on with entries
+//!   that are committed in their place. The power goes before it or after it.
+//!
+//! If the term changed within the damage, a truncation may be among what was lost, and what stands before
+//! it may be stale. It is not guessed: the peer that holds the anchor shows up to where the log is intact.
+//!
+//! It stays refused when the head of a segment is damaged, when nothing intact comes behind the damage
+//! in a segment that must have something, and when an entry is missing whose place a truncation reached
+//! into, with nothing behind it. What a node remembers of its peers (D5) is as of before the damage.
+//!
 //! ### What cannot be told
 //!
 //! * Damage to the very last batch, with nothing behind it, looks like a torn tail, and the batch is
@@ -179,8 +205,8 @@
 //! When to take a snapshot, how much log to keep behind it for nodes that are behind, and which
 //! snapshots to keep: that is the daemon's to say. Without snapshots the whole log is kept (P3), and
 //! [`LogStore::bytes_used`] says how much that is. Damage in the middle of a snapshot is not looked
-//! for before somebody reads it. A whole snapshot is sent even to a node that has an older one. Repair
-//! of a damaged log from peers (D6): [`OpenError::Damaged`] says what it would begin with.
+//! for before somebody reads it. A whole snapshot is sent even to a node that has an older one. The
+//! repair of the head of a segment.
 
 mod catalog;
 mod disk;

@@ -82,6 +82,11 @@ impl AddressBook {
             .map(|known| known.address.clone())
     }
 
+    /// Everyone whose address is known.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        locked(&self.by_node).keys().copied().collect()
+    }
+
     /// Takes over what gossip says. Returns whether the cache must be saved.
     pub fn learn(&self, node: NodeId, address: Address) -> bool {
         let mut by_node = locked(&self.by_node);

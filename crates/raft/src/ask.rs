@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use raft_core::repair;
 use raft_core::{
     Boot, ClusterId, Entry, Index, MemberHint, Message, NodeId, Payload, PeerView, Refusal,
     SnapshotMeta, Term, Time,
@@ -127,6 +128,15 @@ pub enum Ask {
     SnapshotReceived {
         /// What it says.
         snapshot: Arc<SnapshotMeta>,
+    },
+    /// What entries read from the disk are worth to a node whose log is damaged (D6).
+    ReadLog {
+        /// What it asks.
+        question: repair::Question,
+        /// What was read for it.
+        entries: Vec<Entry>,
+        /// Gets the answer.
+        reply: oneshot::Sender<repair::Answer>,
     },
     /// What only the core knows.
     Inspect {

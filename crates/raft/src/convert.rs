@@ -164,7 +164,8 @@ pub fn to_wire(message: Message, encoded: &mut EncodedEntries) -> pb::PeerMessag
     pb::PeerMessage { body: Some(body) }
 }
 
-fn entry_to_wire(entry: &Entry, encoded: &mut EncodedEntries) -> pb::LogEntry {
+/// One entry, as it travels.
+pub fn entry_to_wire(entry: &Entry, encoded: &mut EncodedEntries) -> pb::LogEntry {
     pb::LogEntry {
         index: entry.index,
         term: entry.term,

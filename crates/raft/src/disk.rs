@@ -75,6 +75,11 @@ impl Directory {
         self.disk.directory()
     }
 
+    /// The folder, as the log sees it.
+    pub fn disk(&self) -> Arc<RealDisk> {
+        self.disk.clone()
+    }
+
     /// The id that this folder has, if it has one.
     ///
     /// # Errors

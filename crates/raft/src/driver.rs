@@ -285,6 +285,13 @@ impl Driver {
                 self.step(Input::Leave { request, node });
             }
             Ask::Transfer { to } => self.step(Input::Transfer { to }),
+            Ask::ReadLog {
+                question,
+                entries,
+                reply,
+            } => {
+                let _ = reply.send(self.parts.raft.answer(&question, entries));
+            }
             Ask::Inspect { reply } => {
                 let now = self.now();
                 let inspection = Inspection {

@@ -36,7 +36,7 @@
 //!
 //! ## What is left out
 //!
-//! TLS; the repair of a damaged log from peers (D6).
+//! TLS.
 
 pub mod accept;
 pub mod addresses;
@@ -63,6 +63,7 @@ pub mod peer_service;
 pub mod peers;
 pub mod probes;
 pub mod reads;
+pub mod repair;
 pub mod room;
 pub mod server;
 pub mod sessions;

@@ -243,5 +243,15 @@ pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 /// How long a measurement of the free space is believed.
 pub const ROOM_MEASURED: Duration = Duration::from_millis(500);
 
+/// Between two rounds of questions to the other nodes while the log is damaged (D6).
+pub const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+
+/// A node that does not answer such a question within this is passed over.
+pub const REPAIR_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Questions that one node is asked in one round: an answer brings a batch, or leads one term further
+/// back.
+pub const REPAIR_QUESTIONS: usize = 100_000;
+
 /// How often a follower whose disk is full looks whether there is room again.
 pub const ROOM_INTERVAL: Duration = Duration::from_secs(1);

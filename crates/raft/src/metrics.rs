@@ -33,6 +33,10 @@ pub struct Metrics {
     pub messages_dropped: Counter,
     /// Epochs opened with the state machine.
     pub epochs: Counter,
+    /// Damages to the log that were found at the start (D6).
+    pub log_damages: Counter,
+    /// Damages that were repaired since.
+    pub log_repairs: Counter,
 }
 
 impl Default for Metrics {
@@ -49,6 +53,8 @@ impl Default for Metrics {
             messages_refused: Counter::default(),
             messages_dropped: Counter::default(),
             epochs: Counter::default(),
+            log_damages: Counter::default(),
+            log_repairs: Counter::default(),
         };
         let counters = [
             (
@@ -85,6 +91,16 @@ impl Default for Metrics {
                 "epochs",
                 "Epochs opened with the state machine",
                 &metrics.epochs,
+            ),
+            (
+                "log_damages",
+                "Damages to the log found at the start",
+                &metrics.log_damages,
+            ),
+            (
+                "log_repairs",
+                "Damages to the log repaired at the start",
+                &metrics.log_repairs,
             ),
         ];
         for (name, help, counter) in counters {

@@ -21,8 +21,10 @@ use crate::addresses::Address;
 use crate::ask::Ask;
 use crate::comparison;
 use crate::convert;
+use crate::disk::Disk;
 use crate::limits::{HELLO_DEADLINE, INBOUND_BYTES, MAX_PEERS, REFUSALS_LOGGED};
 use crate::peers::Lane;
+use crate::repair;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Shared, locked};
@@ -42,6 +44,7 @@ pub struct PeerService {
     inbox: mpsc::Sender<Ask>,
     room: Arc<Room>,
     snapshots: Snapshots,
+    disk: Disk,
     inbound_bytes: Arc<Semaphore>,
     streams: Arc<Streams>,
 }
@@ -94,8 +97,10 @@ impl PeerService {
         room: Arc<Room>,
         snapshots: Snapshots,
         streams: Arc<Streams>,
+        disk: Disk,
     ) -> PeerService {
         PeerService {
+            disk,
             shared,
             inbox,
             room,
@@ -558,6 +563,28 @@ impl Peer for PeerService {
             .await
             .map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(parts))
+    }
+
+    async fn read_log(
+        &self,
+        request: Request<pb::ReadLogRequest>,
+    ) -> Result<Response<pb::ReadLogReply>, Status> {
+        let request = request.into_inner();
+        self.meant_for_us(&request.node_id, &request.cluster_id)?;
+        let question = repair::question(&request)?;
+        let from = question.previous.index.saturating_add(1);
+        let most = self.shared.config.max_batch_bytes;
+        let entries = self.disk.read(from, question.anchor.index, most).await;
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::ReadLog {
+            question,
+            entries: entries.unwrap_or_default(),
+            reply,
+        };
+        let stopping = || Status::unavailable("this daemon is stopping");
+        self.inbox.send(ask).await.map_err(|_| stopping())?;
+        let answer = answer.await.map_err(|_| stopping())?;
+        Ok(Response::new(repair::answer_to_wire(&answer)))
     }
 
     async fn compare_outcomes(

@@ -36,6 +36,7 @@ use crate::limits::{
 use crate::logging::{self, LevelHandle};
 use crate::membership::{self, View};
 use crate::peer_service::{PeerService, Streams};
+use crate::repair;
 use crate::room::Room;
 use crate::say;
 use crate::shared::{Ending, Shared};
@@ -101,7 +102,7 @@ pub async fn run(
 ) -> anyhow::Result<Ending> {
     tokio::pin!(shutdown);
     let config = Arc::new(config);
-    let directory = Directory::open(&config)?;
+    let mut directory = Directory::open(&config)?;
     let rpc = listen(&config, config.rpc_port, "RPCPort").await?;
     let web = listen(&config, config.http_port, "HTTPPort").await?;
     let member = match directory.node_id()? {
@@ -117,7 +118,27 @@ pub async fn run(
             () = &mut shutdown => return Ok(Ending::Stopped),
         }
     }
-    let daemon = Daemon::start(config, directory, member).await?;
+    let (rpc, web) = (rpc.into_std()?, web.into_std()?);
+    let began = Instant::now();
+    let mut damages = 0;
+    let (directory, opened) = loop {
+        let (back, opened) = open(&config, directory, member).await?;
+        directory = back;
+        let error = match opened {
+            Ok(opened) => break (directory, opened),
+            Err(error) => error,
+        };
+        let places = (&rpc, &web);
+        tokio::select! {
+            repaired = repair::repair(error, &config, directory.disk(), places, level.clone()) => repaired?,
+            () = &mut shutdown => return Ok(Ending::Stopped),
+        }
+        damages += 1;
+    };
+    let (rpc, web) = (TcpListener::from_std(rpc)?, TcpListener::from_std(web)?);
+    let daemon = Daemon::start(config, directory, opened, began)?;
+    daemon.shared.metrics.log_damages.inc_by(damages);
+    daemon.shared.metrics.log_repairs.inc_by(damages);
     let server = daemon.serve(rpc).await;
     let web =
         tokio::spawn(axum::serve(web, http::router(daemon.shared.clone(), level)).into_future());
@@ -147,6 +168,20 @@ async fn listen(config: &Config, port: u16, key: &str) -> anyhow::Result<TcpList
         .with_context(|| format!("cannot listen on {address} (BindIp and {key})"))
 }
 
+/// Opens identity and log. The directory comes back, whatever became of it.
+async fn open(
+    config: &Arc<Config>,
+    directory: Directory,
+    member: Option<NodeId>,
+) -> anyhow::Result<(Directory, anyhow::Result<Opened>)> {
+    let config = config.clone();
+    let open = move || {
+        let opened = disk::open(&directory, &config, member);
+        (directory, opened)
+    };
+    Ok(tokio::task::spawn_blocking(open).await?)
+}
+
 /// The parts that run.
 struct Daemon {
     shared: Arc<Shared>,
@@ -157,17 +192,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(
+    fn start(
         config: Arc<Config>,
         directory: Directory,
-        member: Option<NodeId>,
+        opened: Opened,
+        began: Instant,
     ) -> anyhow::Result<Daemon> {
-        let began = Instant::now();
-        let (directory, opened) = {
-            let config = config.clone();
-            let open = move || disk::open(&directory, &config, member).map(|o| (directory, o));
-            tokio::task::spawn_blocking(open).await??
-        };
         let Opened {
             identity,
             store,
@@ -231,7 +261,7 @@ impl Daemon {
             shared.clone(),
             inbox.clone(),
             committed,
-            disk,
+            disk.clone(),
             waiters.clone(),
             snapshots.clone(),
         );
@@ -244,7 +274,14 @@ impl Daemon {
                 snapshots.clone(),
                 view,
             )),
-            peers: PeerService::new(shared.clone(), inbox.clone(), room, snapshots, streams),
+            peers: PeerService::new(
+                shared.clone(),
+                inbox.clone(),
+                room,
+                snapshots,
+                streams,
+                disk,
+            ),
             inbox,
             shared,
             _directory: directory,
@@ -400,7 +437,7 @@ fn guard(name: &'static str, task: tokio::task::JoinHandle<()>, shared: Arc<Shar
 }
 
 /// The cache of addresses, in the folder of `raft`.
-const ADDRESSES_FILE: &str = "addresses";
+pub(crate) const ADDRESSES_FILE: &str = "addresses";
 
 fn room(config: &Config, folder: &Path) -> Arc<Room> {
     Arc::new(Room::new(

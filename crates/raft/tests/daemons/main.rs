@@ -4,6 +4,7 @@
 mod cluster;
 mod cluster_more;
 mod comparison;
+mod damaged_logs;
 mod damaged_snapshots;
 mod follower_reads;
 mod heights;

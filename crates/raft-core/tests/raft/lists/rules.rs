@@ -1,5 +1,5 @@
 //! The project's own safety rules. Each was found by a schedule that breaks the obvious implementation; the
-//! tests are those schedules. D6, the repair of a damaged log from peers, is so far a refusal to start.
+//! tests are those schedules.
 //!
 //! | rule | here |
 //! |---|---|
@@ -26,7 +26,7 @@
 //! | D3 | `a_flipped_bit_is_noticed_except_in_the_last_group`, `old_records_in_a_reused_segment_do_not_count`, `a_segment_cut_at_any_byte_is_a_prefix_or_is_refused` |
 //! | D4 | `d4_a_sick_leader_hands_over_or_steps_down`, `d4_the_sick_campaign_late`, `d4_the_sick_lead_when_nobody_else_can`, `d4_a_greeting_holds_nothing_back` |
 //! | D5 | `d5_a_peer_that_reports_less_is_noticed`, `d5_an_overtaken_hello_is_no_rollback`, `a_disk_that_went_back_is_noticed` |
-//! | D6 | `damage_is_named_and_left_as_it_is` |
+//! | D6 | `d6_a_shortened_log_never_votes`, `d6_only_entries_of_the_same_log_are_taken`, `d6_what_was_never_committed_gives_way_to_what_was`, `a_bit_flipped_in_any_byte_is_noticed_and_mended_or_harmless`, `a_vote_outlives_the_repair`, `what_was_never_committed_gives_way`, `a_log_damaged_in_its_middle_is_repaired_from_the_others` |
 //! | D7 | `a_failed_sync_poisons_the_log`, `what_a_failed_sync_left_is_not_trusted`, `what_an_opening_finds_is_durable_even_after_a_failed_sync` |
 //! | S1 | `outcomes_at_or_below_the_floor_are_forgotten_and_the_floor_only_rises`, `a_durable_state_machine_counts_every_increment_once_whatever_is_killed`, `a_volatile_state_machine_counts_every_increment_once_whatever_is_killed` |
 //! | S2 | `s2_an_unknown_session_has_expired`, `s2_a_retry_is_not_run_again`, `s2_sequences_may_commit_out_of_order`, `s2_what_is_acknowledged_is_stale`, `s2_an_expired_session_stays_expired` |

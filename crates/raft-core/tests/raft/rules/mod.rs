@@ -7,4 +7,5 @@ mod founding;
 mod membership;
 mod plumbing;
 mod reads;
+mod repair;
 mod sessions;
