@@ -335,8 +335,12 @@ impl<'a> Run<'a> {
             }
         }
         // What still waits to stop has no reason to any more.
-        self.agenda
-            .retain(|_, chore| !matches!(chore, Chore::Gone(_) | Chore::Fault | Chore::Image));
+        self.agenda.retain(|_, chore| {
+            !matches!(
+                chore,
+                Chore::Gone(_) | Chore::Fault | Chore::Image | Chore::CalmNetwork
+            )
+        });
         for at in self.started() {
             if self.goodbyes.contains(&at) {
                 self.crash(at, false);
