@@ -18,7 +18,7 @@ impl LogStore {
     /// it, which it finds itself.
     ///
     /// A half-written group at its very end is dropped and overwritten. Everything else must be
-    /// intact. If the newest snapshot ends with an entry that the log does not hold, a crash came
+    /// intact, or not be needed; where entries are missing, the error says which ([`crate::Wound`]). If the newest snapshot ends with an entry that the log does not hold, a crash came
     /// between the snapshot and the reset of the log behind it, and the reset is made up for, durably.
     ///
     /// # Errors
