@@ -14,6 +14,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Takes a small cluster of cores through every schedule.
+    Explore(verbs::explore::Arguments),
     /// Runs one seed.
     Run(verbs::run::Arguments),
     /// Runs many seeds, and tells what they went through.
@@ -22,6 +24,7 @@ enum Verb {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().verb {
+        Verb::Explore(arguments) => verbs::explore::run(&arguments),
         Verb::Run(arguments) => verbs::run::run(&arguments),
         Verb::Pool(arguments) => verbs::pool::run(&arguments),
     }

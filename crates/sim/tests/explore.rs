@@ -1,5 +1,5 @@
 //! The core in every schedule of small clusters: no property is broken, and what was to be reached is.
-//! `cargo run --release -p sim --example explore` goes further.
+//! `cargo run --release -p sim -- explore` goes further.
 #![allow(clippy::unwrap_used)]
 
 use sim::explore::{Bounds, MAX_IN_FLIGHT, Report, explore};

@@ -1,4 +1,5 @@
 //! One file for each verb.
 
+pub mod explore;
 pub mod pool;
 pub mod run;
