@@ -145,6 +145,9 @@ impl Raft {
         if mutant!(E5NoColdStart) {
             return self.arm_election_timer();
         }
+        if self.is_last_resort() {
+            return self.arm_election_timer();
+        }
         self.succession.cold_attempts_left = COLD_ATTEMPTS;
         let wait = self.dice.between(Duration::ZERO, COLD_START_SPREAD);
         self.succession.election_deadline = self.now + wait;
@@ -179,20 +182,26 @@ impl Raft {
         ordinary.min(hinted).min(probe)
     }
 
-    /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1).
-    ///
-    /// While that configuration is not known to be committed, so does a voter of the one before (§4.2.2 of
-    /// the dissertation). Else a leader that has appended a C_new without itself, and was cut off with it,
-    /// could neither lead any more nor vote for anyone whose log is shorter, and C_old might need its vote.
-    /// It does not count its own: a quorum is one of the latest configuration.
+    /// Only a voter in its own latest configuration campaigns (M5), and none that is about to end (M1); but
+    /// for the last resort.
     fn may_campaign(&self) -> bool {
-        let (index, latest) = self.configuration();
-        let needed =
-            index > self.commit_index && self.committed_configuration().1.is_voter(self.id);
-        let is_voter = latest.is_voter(self.id) || needed || mutant!(M5OutsiderCampaigns);
         let stopping = self.stopping && !mutant!(M1StoppingCampaigns);
         let sick = self.disk.sick && mutant!(D4SickNeverCampaigns);
-        !self.retired && !stopping && !sick && is_voter
+        let is_voter = self.configuration().1.is_voter(self.id) || self.is_last_resort();
+        !self.retired && !stopping && !sick && (is_voter || mutant!(M5OutsiderCampaigns))
+    }
+
+    /// While a C_new without it is not known to be committed, who votes in C_old campaigns too (§4.2.2 of the
+    /// dissertation). Else a leader that has appended it, and was cut off with it, could neither lead any more
+    /// nor vote for anyone whose log is shorter, and C_old might need its vote. It does not count its own: a
+    /// quorum is one of the latest configuration. It leads only until that is committed, so it lets all others
+    /// go first.
+    pub(crate) fn is_last_resort(&self) -> bool {
+        if self.configuration().1.is_voter(self.id) {
+            return false;
+        }
+        let before = self.configuration_in_doubt();
+        before.is_some_and(|before| before.is_joint() && before.is_voter(self.id))
     }
 
     pub(crate) fn run_election_timers(&mut self) {

@@ -115,6 +115,11 @@ impl Raft {
         // Who leaves by a configuration that is not committed yet is still to be fed (M5).
         let mut peers = self.others();
         peers.extend(self.committed_configuration().1.members());
+        peers.extend(
+            self.configuration_in_doubt()
+                .iter()
+                .flat_map(|before| before.members()),
+        );
         peers.remove(&self.id);
         let progress = peers
             .into_iter()

@@ -409,6 +409,13 @@ impl Raft {
         self.log.configurations.as_of(self.commit_index)
     }
 
+    /// The configuration before the latest, while that is not known to be committed: then this one is (M5, one
+    /// change at a time), though a crash have forgotten it.
+    pub(crate) fn configuration_in_doubt(&self) -> Option<Arc<Configuration>> {
+        let latest = self.configuration().0;
+        (latest > self.commit_index).then(|| self.log.configurations.as_of(latest - 1).1)
+    }
+
     /// What this node, as leader, knows of the others. Empty when it does not lead.
     pub fn peers(&self) -> BTreeMap<NodeId, PeerView> {
         match &self.role {
@@ -793,8 +800,8 @@ impl Raft {
             self.options.elect_timeout_max,
         );
         let timeout = self.dice.between(min, max);
-        // D4: the sick stand last, never aside for ever.
-        if self.disk.sick && !mutant!(D4SickInNoHurry) {
+        // D4: the sick stand last, never aside for ever. So does who is to go.
+        if (self.disk.sick && !mutant!(D4SickInNoHurry)) || self.is_last_resort() {
             timeout * 4
         } else {
             timeout

@@ -134,6 +134,75 @@ fn m5_a_leaver_campaigns_while_c_old_may_need_it() {
     assert_eq!(vote_requests(&one.wait(SECOND * 20)), []);
 }
 
+/// M5: what is known to be committed is forgotten by a crash, and C_old may need it no less after one.
+#[test]
+fn m5_a_leaver_that_was_killed_campaigns_too() {
+    let joint = Configuration {
+        outgoing: voters(&[1, 2, 3, 4, 5]),
+        removed: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(5, joint.clone(), &[1], Options::default());
+    one.hear(4, change(2, &joint.leave_joint(), 1));
+    let mut one = one.crash();
+    assert_eq!((one.raft.commit_index(), one.raft.last()), (0, at(2, 1)));
+    assert_eq!(vote_requests(&one.wait_for_campaign()).len(), 3);
+    // Whom a change that followed says nothing of has lost its vote for good: that one is committed.
+    let demoted = Configuration {
+        learners: voters(&[5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let joint = Configuration {
+        outgoing: voters(&[1, 2, 3, 4, 5]),
+        ..demoted.clone()
+    };
+    let later = Configuration {
+        learners: voters(&[5, 6]),
+        ..demoted.clone()
+    };
+    let mut one = One::with(5, joint, &[1], Options::default());
+    one.hear(1, change(2, &demoted, 1));
+    one.hear(1, change(3, &later, 1));
+    assert_eq!(vote_requests(&one.wait(SECOND * 20)), []);
+    let mut one = one.crash();
+    assert_eq!(vote_requests(&one.wait(SECOND * 20)), []);
+}
+
+/// M5: and a successor that was killed meanwhile feeds those whom it drops, so that they hear of it.
+#[test]
+fn m5_a_successor_that_was_killed_feeds_who_leaves() {
+    let joint = Configuration {
+        outgoing: voters(&[1, 2, 3, 4, 5]),
+        removed: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let mut one = One::with(2, joint.clone(), &[1], Options::default());
+    one.hear(4, change(2, &joint.leave_joint(), 1));
+    let mut one = one.crash();
+    let fed: BTreeSet<_> = heartbeats(&one.elect())
+        .into_iter()
+        .map(|(to, _)| to)
+        .collect();
+    assert_eq!(fed, voters(&[1, 3, 4, 5]));
+}
+
+/// The leader of term 1 appends this configuration.
+fn change(index: Index, next: &Configuration, commit_index: Index) -> Message {
+    let payload = Payload::Configuration(next.clone().into());
+    let entries = vec![Entry {
+        index,
+        term: 1,
+        log_time_ms: 0,
+        payload,
+    }];
+    Message::AppendEntries(AppendEntries {
+        term: 1,
+        previous: at(index - 1, 1),
+        entries,
+        commit_index,
+    })
+}
+
 /// M1 and M3: a learner that was cut off while it was removed hears nothing of it, and has no reason to
 /// speak: it has to ask. So has who knows that it may be removed.
 #[test]
