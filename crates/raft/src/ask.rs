@@ -128,6 +128,8 @@ pub enum Ask {
     SnapshotReceived {
         /// What it says.
         snapshot: Arc<SnapshotMeta>,
+        /// Dropped when the core has it. Until then no other one is fetched.
+        taken: oneshot::Sender<()>,
     },
     /// What entries read from the disk are worth to a node whose log is damaged (D6).
     ReadLog {

@@ -85,6 +85,8 @@ pub struct Driver {
     /// Leads, latest configuration, committed configuration: as published.
     published: (bool, Index, Index),
     bound: bool,
+    /// A node that is left alone asks no sooner than this.
+    next_knock: Instant,
     /// Operators' orders in the log, as published.
     skips: BTreeMap<Index, Index>,
 }
@@ -109,6 +111,7 @@ impl Driver {
             handed_out: 0,
             applied_told: 0,
             published: (false, Index::MAX, Index::MAX),
+            next_knock: Instant::now() + KNOCK_INTERVAL,
             skips: BTreeMap::new(),
         };
         driver.publish_skips();
@@ -142,9 +145,7 @@ impl Driver {
                     }
                 }
                 () = &mut timer => self.step(Input::Tick),
-                () = tokio::time::sleep(KNOCK_INTERVAL), if self.parts.raft.is_left_alone() => {
-                    self.links.knock(&self.parts.raft.configuration().1.members());
-                }
+                () = tokio::time::sleep_until(self.next_knock), if self.parts.raft.is_left_alone() => {}
             }
             // Whoever else has something to say says it now: without this, the first entry of many that have
             // arrived would be a batch of its own.
@@ -186,9 +187,21 @@ impl Driver {
                 self.digest_entries(puts);
             }
         }
+        self.knock();
         self.publish();
         self.encoded.clear();
         stop
+    }
+
+    /// Asks the members from time to time whether this node still belongs to them, if nobody tells it; however
+    /// often clients, or people who look at it, keep the loop busy meanwhile.
+    fn knock(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_knock && self.parts.raft.is_left_alone() {
+            self.next_knock = now + KNOCK_INTERVAL;
+            self.links
+                .knock(&self.parts.raft.configuration().1.members());
+        }
     }
 
     /// Hands one input to the core, and carries out what comes back.
@@ -273,7 +286,10 @@ impl Driver {
                     keep_from,
                 });
             }
-            Ask::SnapshotReceived { snapshot } => self.step(Input::SnapshotReceived { snapshot }),
+            Ask::SnapshotReceived { snapshot, taken } => {
+                self.step(Input::SnapshotReceived { snapshot });
+                drop(taken);
+            }
             Ask::Stopping => self.step(Input::Stopping),
             Ask::StateMachineHealth { sick } => self.step(Input::StateMachineHealth { sick }),
             Ask::Found { cluster_id, alone } => self.step(Input::Found { cluster_id, alone }),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use raft_core::{Index, MAX_INDEX, NodeId, Position};
 use raft_disk::{SnapshotInfo, SnapshotOffer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use wire::raft as pb;
 
@@ -72,7 +72,13 @@ impl Snapshots {
         self.retain().await;
         self.state.attempts.send_replace(None);
         let snapshot = info.meta;
-        let _ = self.inbox.send(Ask::SnapshotReceived { snapshot }).await;
+        // An offer that waits in front of it must not fetch a newer one yet: this file would be let go before
+        // the disk has put the log behind it.
+        let (taken, core_has_it) = oneshot::channel();
+        let received = Ask::SnapshotReceived { snapshot, taken };
+        if self.inbox.send(received).await.is_ok() {
+            let _ = core_has_it.await;
+        }
     }
 
     fn not_pulled(&self, from: NodeId, reason: &str) {

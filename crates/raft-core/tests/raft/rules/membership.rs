@@ -146,6 +146,8 @@ fn m5_a_leaver_that_was_killed_campaigns_too() {
     one.hear(4, change(2, &joint.leave_joint(), 1));
     let mut one = one.crash();
     assert_eq!((one.raft.commit_index(), one.raft.last()), (0, at(2, 1)));
+    let patience = one.options.elect_timeout_max;
+    assert_eq!(vote_requests(&one.wait(patience)), [], "the others first");
     assert_eq!(vote_requests(&one.wait_for_campaign()).len(), 3);
     // Whom a change that followed says nothing of has lost its vote for good: that one is committed.
     let demoted = Configuration {
