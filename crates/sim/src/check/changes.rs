@@ -38,28 +38,24 @@ pub(super) fn follows(
     )
 }
 
-/// The configuration in force is one of this node's log, and who leads may lead by it.
-pub(super) fn fits(id: NodeId, raft: &Raft, begins_to_lead: bool) -> Result<(), Wrong> {
+/// The configuration in force is one of this node's log, who leads may lead by it, and who was about to end
+/// (`ends`) and followed has not begun to campaign.
+pub(super) fn fits(id: NodeId, raft: &Raft, ends: bool) -> Result<(), Wrong> {
     let (index, latest) = raft.configuration();
     let last = raft.last().index;
-    if index > last {
-        let what = format!("{id} goes by configuration {index}, and its log ends at {last}");
-        return wrong("configuration", what);
-    }
-    if raft.role() != RoleName::Leader {
+    let what = if index > last {
+        format!("{id} goes by configuration {index}, and its log ends at {last}")
+    } else if ends && raft.role() != RoleName::Follower {
+        format!("{id} campaigns, and is about to end (M1)")
+    } else if raft.role() == RoleName::Leader
+        && index <= raft.commit_index()
+        && !latest.is_voter(id)
+    {
+        format!("{id} leads, and is no voter of configuration {index} (M5)")
+    } else {
         return Ok(());
-    }
-    if index <= raft.commit_index() && !latest.is_voter(id) {
-        let what = format!("{id} leads, and is no voter of configuration {index} (M5)");
-        return wrong("configuration", what);
-    }
-    if begins_to_lead && raft.health().stopping {
-        return wrong(
-            "configuration",
-            format!("{id} leads, and is about to end (M1)"),
-        );
-    }
-    Ok(())
+    };
+    wrong("configuration", what)
 }
 
 #[cfg(test)]

@@ -82,6 +82,8 @@ struct Seen {
     /// The last term that it led.
     led: Term,
     configuration: (Index, Arc<Configuration>),
+    /// It followed, and was about to end.
+    ends: bool,
 }
 
 impl Checker {
@@ -122,6 +124,8 @@ impl Checker {
             return wrong("monotone", what);
         }
         let leads = raft.role() == RoleName::Leader;
+        let follows = raft.role() == RoleName::Follower;
+        let ends = std::mem::replace(&mut seen.ends, follows && raft.health().stopping);
         let begins = leads && seen.led != term;
         let commits = leads && !begins && commit_index > seen.commit_index;
         let configuration = raft.configuration();
@@ -136,7 +140,7 @@ impl Checker {
         if begins {
             self.new_leader(id, raft)?;
         }
-        changes::fits(id, raft, begins)?;
+        changes::fits(id, raft, ends)?;
         if commits {
             // Whatever it has appended since, in the same step, was not in force when it counted.
             self.leader_commits(id, raft, commit_index, [&before.1, &configuration.1])?;
