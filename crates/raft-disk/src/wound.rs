@@ -12,7 +12,7 @@ use raft_core::repair::{Known, Lost};
 use raft_core::{Entry, Index, Position, SnapshotMeta, Write};
 
 use crate::catalog::Terms;
-use crate::disk::{Disk, Doing, Failure};
+use crate::disk::{Disk, DiskFile, Doing, Failure};
 use crate::format::{self, BATCH_HEADER_BYTES, BatchHeader};
 use crate::replay::{self, Damage};
 
@@ -98,18 +98,42 @@ impl Wound {
         if ends != self.lost.last || row.clone().any(|(index, entry)| entry.index != index) {
             return Err(RepairError::Invalid("they are not the missing row"));
         }
-        let (buffer, count) = self.batch(joint, entries)?;
+        let buffer = self.batch(joint, entries)?;
         let name = &*self.damage.name;
         let file = disk.open(name).doing("open", disk, name)?;
+        self.keep_what_follows(disk, &*file)?;
         file.write_at(self.damage.start, &buffer)
             .doing("write", disk, name)?;
-        debug_assert!(count > 0);
         file.sync().doing("sync", disk, name)?;
         Ok(())
     }
 
-    /// A batch as long as the damaged bytes, and how many records it has.
-    fn batch(&self, joint: Position, entries: &[Entry]) -> Result<(Vec<u8>, u32), RepairError> {
+    /// The promises that were damaged stand in what follows only, and it may be in memory only: a mark,
+    /// or what a process left that died before its sync. If the power took it and left the mended batch,
+    /// nothing would show that there had been others. So it is made durable first; with a mere sync the
+    /// system may believe that it is (D7).
+    fn keep_what_follows(&self, disk: &dyn Disk, file: &dyn DiskFile) -> Result<(), Failure> {
+        let name = &*self.damage.name;
+        let read = |length: usize| {
+            let mut bytes = vec![0; length];
+            let read = file.read_at(self.damage.end, &mut bytes);
+            read.doing("read", disk, name).map(|read| {
+                bytes.truncate(read);
+                bytes
+            })
+        };
+        // None: the next segment follows, and only its name may not be durable.
+        if let Some((header, _)) = BatchHeader::decode(&read(BATCH_HEADER_BYTES)?) {
+            let batch = read(BATCH_HEADER_BYTES + header.body_bytes as usize)?;
+            file.write_at(self.damage.end, &batch)
+                .doing("write", disk, name)?;
+        }
+        file.sync().doing("sync", disk, name)?;
+        disk.sync_dir().doing("sync the directory of", disk, name)
+    }
+
+    /// A batch as long as the damaged bytes.
+    fn batch(&self, joint: Position, entries: &[Entry]) -> Result<Vec<u8>, RepairError> {
         let Damage { before, .. } = &self.damage;
         let mut buffer = vec![0; BATCH_HEADER_BYTES];
         let mut count = 0;
@@ -129,6 +153,9 @@ impl Wound {
             format::put_lost_record(&mut buffer, self.lost.last + 1, self.end);
             count += 1;
         }
+        if count == 0 {
+            return Err(RepairError::Invalid("nothing would be put back"));
+        }
         let room = (self.damage.end - self.damage.start) as usize;
         if buffer.len() > room {
             return Err(RepairError::Invalid("they take more room than they had"));
@@ -145,7 +172,7 @@ impl Wound {
             ..BatchHeader::default()
         };
         header.seal(&mut buffer);
-        Ok((buffer, count))
+        Ok(buffer)
     }
 
     /// Truncates the log behind `joint`, which lies before the damage, and goes on with `entries`, all of

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use raft_core::repair::Known;
 use raft_core::{Entry, HardState, NodeId, Payload, Position, Write};
-use raft_disk::{OpenError, RepairError, SimDisk, Wound};
+use raft_disk::sim::{Fault, Operation};
+use raft_disk::{Disk, OpenError, RepairError, SimDisk, Wound};
 
 use crate::model::{Model, files, last_segment, nothing, open};
 
@@ -112,6 +113,61 @@ fn a_vote_outlives_the_repair() {
     assert_eq!(recovered.hard_state, vote(7, 9));
     let found = Model::of(&store, &recovered).entries;
     assert_eq!(found, [entry(1, 1), entry(2, 7), entry(3, 7), entry(4, 7)]);
+}
+
+/// The mark behind the damage alone still knows of the vote, and is in memory when the repair begins:
+/// since its sync failed (D7), or was never called for. The power goes behind the repair, or in the middle
+/// of it, and there is no mended batch without the vote.
+#[test]
+fn a_vote_outlives_a_power_cut_during_the_repair() {
+    let voted = Write {
+        hard_state: Some(vote(7, 9)),
+        ..put(2, 7)
+    };
+    let joint = Position { index: 1, term: 1 };
+    let broken = |operation, after| Fault {
+        operation,
+        after,
+        error: std::io::ErrorKind::TimedOut,
+        written: 500,
+    };
+    let damaged = |sync_fails: bool| {
+        let (disk, starts) = log_of(&[put(1, 1), voted.clone()]);
+        let name = last_segment(&disk);
+        let (mut store, _) = open(&disk).unwrap();
+        store.mark();
+        drop(store);
+        if sync_fails {
+            disk.inject(broken(Operation::Sync, 0));
+            disk.open(&name).unwrap().sync().unwrap_err();
+        }
+        disk.kill();
+        disk.flip(&name, starts[1] + 100, 3);
+        disk
+    };
+    let is_whole = |disk: &SimDisk, what: &str| match open(disk) {
+        Ok((store, recovered)) if store.last().index == 2 => {
+            assert_eq!(recovered.hard_state, vote(7, 9), "{what}");
+            true
+        }
+        // Damage to the very last batch cannot be told from a torn tail.
+        _ => false,
+    };
+    let disk = damaged(true);
+    wound(&disk).mend(&disk, joint, &[entry(2, 7)]).unwrap();
+    disk.crash_losing_all_unsynced();
+    assert!(is_whole(&disk, "afterwards"));
+    let mut whole = 0;
+    for (writes, seed) in (0..3).flat_map(|writes| (0..100).map(move |seed| (writes, seed))) {
+        let disk = damaged(false);
+        let wound = wound(&disk);
+        disk.inject(broken(Operation::Write, writes));
+        let _ = wound.mend(&disk, joint, &[entry(2, 7)]);
+        disk.clear_faults();
+        disk.crash(seed);
+        whole += u32::from(is_whole(&disk, &format!("write {writes}, seed {seed}")));
+    }
+    assert!(whole > 0);
 }
 
 /// What was lost was never committed: the log is truncated before it, and goes on with what was, at
