@@ -638,7 +638,10 @@ impl<'a> Run<'a> {
 
     /// That node may lose what it promised at any moment.
     pub fn doom(&mut self, at: Address) {
-        self.doomed.extend(self.id(at));
+        if let Some(id) = self.id(at) {
+            self.doomed.insert(id);
+            self.checker.excuse(id);
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! What was stored, committed and applied, as seen from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::sessions::{Outcome, OutcomeKind};
 use raft_core::{
-    Configuration, Entry, HardState, Index, NodeId, Payload, Position, Recovered, SnapshotMeta,
-    Term, Write,
+    Boot, Configuration, Entry, HardState, Index, NodeId, Payload, Position, Recovered,
+    SnapshotMeta, Term, Write,
 };
 
-use super::{Wrong, wrong};
+use super::{Wrong, kept, wrong};
 
 /// What a node's disk holds.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +78,9 @@ pub(crate) struct Applied {
 pub(crate) struct Ledger {
     /// Those of lost disks stay: what was acknowledged from them may still be on its way.
     mirrors: BTreeMap<NodeId, Mirror>,
+    /// A write of theirs failed, or was under way when the power went: it may have happened.
+    doubtful: BTreeSet<NodeId>,
+    boots: BTreeMap<NodeId, Boot>,
     /// Every entry that was ever stored, and the term of the one before it.
     entries: BTreeMap<(Index, Term), (Term, Entry)>,
     committed: Vec<Committed>,
@@ -85,8 +88,39 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// A node starts with what its disk holds.
+    pub fn begins(
+        &mut self,
+        id: NodeId,
+        recovered: &Recovered,
+        boot: Boot,
+        excused: bool,
+    ) -> Result<(), Wrong> {
+        let now = Mirror::of(recovered);
+        let doubtful = self.doubtful.remove(&id);
+        let before = self.mirrors.insert(id, now.clone());
+        let boots = self.boots.insert(id, boot);
+        if excused {
+            return Ok(());
+        }
+        if boots.is_some_and(|last| boot <= last) {
+            return wrong(
+                "promises-are-kept",
+                format!("{id} starts again as boot {boot}"),
+            );
+        }
+        before.map_or(Ok(()), |before| kept::on_disk(id, &before, &now, doubtful))
+    }
+
+    /// What that node's disk holds.
+    #[cfg(test)]
     pub fn mirror(&mut self, id: NodeId, mirror: Mirror) {
         self.mirrors.insert(id, mirror);
+    }
+
+    /// A write of that node failed, or was under way when the power went.
+    pub fn doubt(&mut self, id: NodeId) {
+        self.doubtful.insert(id);
     }
 
     pub fn mirror_of(&self, id: NodeId) -> Option<&Mirror> {

@@ -15,6 +15,7 @@
 //! | `exactly-once` | a request of a session is run once |
 //! | `monotone` | term, commit index, what stale reads show |
 //! | `configuration` | each change follows from the one before by the rules, and is in the log; who leads votes (§6, M1 to M5) |
+//! | `promises-are-kept` | what a disk had stored is there at the next start, and the node goes by it (figure 2, D7) |
 //! | `calm` | what must not depose a leader does not, and who is alone leads no more (E2, E3) |
 //! | `removed-stays-removed` | an id that has left never comes back (M3) |
 //! | `linearizability` | one correct store could have answered so ([`crate::history`]) |
@@ -24,6 +25,7 @@
 
 mod changes;
 mod finally;
+mod kept;
 mod ledger;
 mod model;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use raft_core::{
 use crate::coverage::Coverage;
 use crate::node::{Note, Server};
 pub use finally::at_end;
-use ledger::{Ledger, Mirror};
+use ledger::Ledger;
 
 /// What may wait at one node.
 const MAX_WAITING: usize = 4_000;
@@ -73,6 +75,8 @@ pub struct Checker {
     seen: BTreeMap<NodeId, Seen>,
     /// Ids that have left, and the entry that says so.
     removed: BTreeMap<NodeId, Index>,
+    /// Their disks were damaged, or put back in time.
+    excused: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Default)]
@@ -87,6 +91,11 @@ struct Seen {
 }
 
 impl Checker {
+    /// That node's disk was damaged, or put back in time: it may have lost what it had stored.
+    pub fn excuse(&mut self, id: NodeId) {
+        self.excused.insert(id);
+    }
+
     /// Looks at a node that has just taken a step.
     ///
     /// # Errors
@@ -225,7 +234,11 @@ impl Checker {
         match note {
             Note::Began { recovered, boot } => {
                 trace(format!("starts, boot {boot}, last {:?}", recovered.last));
-                self.ledger.mirror(id, Mirror::of(&recovered));
+                let excused = self.excused.contains(&id);
+                self.ledger.begins(id, &recovered, boot, excused)?;
+                if let Some(raft) = server.raft() {
+                    kept::in_mind(id, raft, &recovered.hard_state)?;
+                }
                 let led = self.seen.get(&id).map_or(0, |seen| seen.led);
                 let seen = Seen {
                     term: recovered.hard_state.current_term,
@@ -234,6 +247,7 @@ impl Checker {
                 };
                 self.seen.insert(id, seen);
             }
+            Note::Doubtful => self.ledger.doubt(id),
             Note::Stored(writes) => self.stored(id, writes, coverage)?,
             Note::Sent { to, message } => self.sent(id, to, &message)?,
             Note::Committed { index, entries } => self.committed(id, server, index, entries)?,

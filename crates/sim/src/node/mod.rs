@@ -140,6 +140,8 @@ pub enum Note {
         /// Which start.
         boot: Boot,
     },
+    /// A group of writes failed, or the power went while it was written: it may have happened.
+    Doubtful,
     /// A group is durable.
     Stored(Vec<Write>),
     /// A word of the core left.

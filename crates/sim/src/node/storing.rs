@@ -65,6 +65,7 @@ impl Process {
                 self.report(parts, host, report);
             }
             Err(WriteError::Full(_)) => {
+                parts.note(Note::Doubtful);
                 parts.say(|| "the disk is full".to_owned());
                 for write in group.into_iter().rev() {
                     self.storing.queue.push_front(write);
@@ -72,7 +73,10 @@ impl Process {
                 self.storing.one_by_one = true;
                 self.begin_group(parts, host, FULL_RETRY);
             }
-            Err(error @ WriteError::Poisoned(_)) => parts.end(Ending::Failed(error.to_string())),
+            Err(error @ WriteError::Poisoned(_)) => {
+                parts.note(Note::Doubtful);
+                parts.end(Ending::Failed(error.to_string()));
+            }
             Err(error) => parts.note(Note::Wrong(error.to_string())),
         }
     }
@@ -92,6 +96,8 @@ impl Process {
         group.extend(self.storing.queue.drain(..));
         if self.store.write(&group).is_ok() {
             parts.note(Note::Stored(group));
+        } else {
+            parts.note(Note::Doubtful);
         }
     }
 }

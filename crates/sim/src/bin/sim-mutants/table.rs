@@ -1,15 +1,16 @@
 //! All mutants, as many at a time as the machine has processors.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use raft_core::mutants::Mutant;
 
 use crate::survivors::why;
-use crate::trial::{HEALTHY, Tally, Verdict};
+use crate::trial::{HEALTHY, Verdict};
 
 /// How far to go.
 #[derive(clap::Args)]
@@ -37,103 +38,132 @@ struct Row {
     seconds: f32,
 }
 
-/// Prints the table.
+/// What there is to say at the end.
+#[derive(Default)]
+struct Sum {
+    /// How often each checker noticed.
+    tally: BTreeMap<String, usize>,
+    /// Why the table is no success.
+    defects: Vec<String>,
+}
+
+/// Prints the table, row by row as they come.
 ///
 /// # Errors
 /// A mutant survived that is not known to, or the healthy core did not.
 pub fn print(arguments: &Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let rows = rows(arguments)?;
     println!("{:<8} {:<28} {:>6}  checker", "rule", "mutant", "seeds");
-    let mut tally = Tally::new();
-    let mut defects = Vec::new();
-    for Row {
-        mutant,
-        verdict,
-        seconds,
-    } in &rows
-    {
-        let (rule, name) = names(*mutant);
-        let known = mutant.and_then(why);
-        let (seeds, checker) = match verdict {
-            Verdict::Caught {
-                seed,
-                checker,
-                sentence,
-            } => {
-                *tally.entry(checker.clone()).or_default() += 1;
-                let tried = seed - arguments.from + 1;
-                if mutant.is_none() {
-                    defects.push(format!("a false alarm at seed {seed}: {sentence}"));
-                } else if known.is_some() {
-                    defects.push(format!("{name} is caught: take it off the list"));
+    let trials = trials(arguments);
+    let mut sum = Sum::default();
+    let threads = match arguments.threads {
+        Some(threads) => threads.max(1),
+        None => std::thread::available_parallelism()?.get(),
+    };
+    let next = AtomicUsize::new(0);
+    let (tell, told) = channel();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        for _ in 0..threads {
+            let (tell, next, trials) = (tell.clone(), &next, &trials);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(mutant) = trials.get(at) else {
+                        return;
+                    };
+                    if tell.send((at, row(*mutant, arguments))).is_err() {
+                        return;
+                    }
                 }
-                (tried, format!("{checker}: {sentence}"))
+            });
+        }
+        drop(tell);
+        let mut early = BTreeMap::new();
+        let mut due = 0;
+        for (at, row) in told {
+            early.insert(at, row);
+            while let Some(row) = early.remove(&due) {
+                sum.add(&row?, arguments);
+                due += 1;
             }
-            Verdict::Survived { seeds } => {
-                let said = match (mutant, known) {
-                    (None, _) => "healthy, no alarm".to_owned(),
-                    (Some(_), Some(why)) => format!("SURVIVES, as is known: {why}"),
-                    (Some(_), None) => "SURVIVES: an open defect of the simulator".to_owned(),
-                };
-                if mutant.is_some() && known.is_none() {
-                    defects.push(format!("{name} survives"));
-                }
-                (*seeds, said)
-            }
-        };
-        println!("{rule:<8} {name:<28} {seeds:>6}  {checker} ({seconds:.1} s)");
-    }
+        }
+        Ok(())
+    })?;
     println!("\nwho noticed:");
-    for (checker, times) in &tally {
+    for (checker, times) in &sum.tally {
         println!("{times:>5}  {checker}");
     }
-    let caught: usize = tally.values().sum();
+    let caught: usize = sum.tally.values().sum();
+    let tried = trials.len() - 1;
     println!(
-        "{caught} of {} mutants caught in {:.0} s",
-        Mutant::ALL.len(),
+        "{caught} of {tried} mutants caught, {} more are known to survive, in {:.0} s",
+        Mutant::ALL.iter().filter(|m| why(**m).is_some()).count(),
         begun.elapsed().as_secs_f32()
     );
-    if !defects.is_empty() {
-        bail!("{}", defects.join("; "));
+    if !sum.defects.is_empty() {
+        bail!("{}", sum.defects.join("; "));
     }
     Ok(())
+}
+
+impl Sum {
+    fn add(&mut self, row: &Row, arguments: &Arguments) {
+        let (rule, name) = names(row.mutant);
+        let known = row.mutant.and_then(why);
+        let (seeds, said) = match (&row.verdict, row.mutant) {
+            (Verdict::Caught { seed, sentence, .. }, None) => {
+                self.defects
+                    .push(format!("a false alarm at seed {seed}: {sentence}"));
+                (
+                    seed - arguments.from + 1,
+                    format!("FALSE ALARM: {sentence}"),
+                )
+            }
+            (
+                Verdict::Caught {
+                    seed,
+                    checker,
+                    sentence,
+                },
+                Some(_),
+            ) => {
+                *self.tally.entry(checker.clone()).or_default() += 1;
+                if known.is_some() {
+                    self.defects
+                        .push(format!("{name} is caught: take it off the list"));
+                }
+                (seed - arguments.from + 1, format!("{checker}: {sentence}"))
+            }
+            (Verdict::Survived { seeds }, None) => (*seeds, "healthy, no alarm".to_owned()),
+            (Verdict::Survived { seeds }, Some(_)) => match known {
+                Some(why) => (*seeds, format!("SURVIVES, as is known: {why}")),
+                None => {
+                    self.defects.push(format!("{name} survives"));
+                    (
+                        *seeds,
+                        "SURVIVES: an open defect of the simulator".to_owned(),
+                    )
+                }
+            },
+        };
+        let seconds = row.seconds;
+        println!("{rule:<8} {name:<28} {seeds:>6}  {said} ({seconds:.1} s)");
+    }
 }
 
 fn names(mutant: Option<Mutant>) -> (&'static str, &'static str) {
     mutant.map_or(("-", HEALTHY), |mutant| (mutant.rule(), mutant.name()))
 }
 
-fn rows(arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
+/// The healthy core, and the mutants that were asked for.
+fn trials(arguments: &Arguments) -> Vec<Option<Mutant>> {
     let wanted = |mutant: &Mutant| {
         let only = arguments.only.as_str();
         let named = mutant.name().starts_with(only) || mutant.rule().starts_with(only);
         named && (arguments.all || why(*mutant).is_none())
     };
     let mutants = Mutant::ALL.iter().copied().filter(wanted).map(Some);
-    let trials: Vec<Option<Mutant>> = std::iter::once(None).chain(mutants).collect();
-    let threads = match arguments.threads {
-        Some(threads) => threads.max(1),
-        None => std::thread::available_parallelism()?.get(),
-    };
-    let next = AtomicUsize::new(0);
-    let rows = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(mutant) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let row = row(*mutant, arguments);
-                    if let Ok(mut rows) = rows.lock() {
-                        rows.push(row);
-                    }
-                }
-            });
-        }
-    });
-    let rows = rows.into_inner().unwrap_or_default();
-    let mut rows = rows.into_iter().collect::<anyhow::Result<Vec<Row>>>()?;
-    rows.sort_by_key(|row| row.mutant);
-    Ok(rows)
+    std::iter::once(None).chain(mutants).collect()
 }
 
 fn row(mutant: Option<Mutant>, arguments: &Arguments) -> anyhow::Result<Row> {

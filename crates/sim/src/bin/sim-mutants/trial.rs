@@ -1,6 +1,5 @@
 //! One mutant in a process of its own: it may hang or eat all memory, and others are tried beside it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -139,9 +138,6 @@ fn verdict(seeds: std::ops::Range<u64>) -> anyhow::Result<Verdict> {
     }
     Ok(Verdict::Survived { seeds: count })
 }
-
-/// How often each checker noticed.
-pub type Tally = BTreeMap<String, usize>;
 
 #[cfg(test)]
 mod tests {
