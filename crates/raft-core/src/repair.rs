@@ -249,6 +249,12 @@ impl Repair {
     }
 
     fn mend(&mut self) -> Step {
+        let (last, anchor) = (self.question().previous, self.lost.anchor);
+        // Who holds the anchor holds nothing else. What says so and does not is broken.
+        let leads_there = last.term <= anchor.term && (last.index < anchor.index || last == anchor);
+        if !leads_there && !mutant!(D6UnverifiedEntries) {
+            return Step::Useless("its entries do not lead to those that are intact here");
+        }
         let (joint, entries) = (self.joint, std::mem::take(&mut self.entries));
         Step::Mend { joint, entries }
     }

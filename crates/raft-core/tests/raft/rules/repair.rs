@@ -202,6 +202,17 @@ fn d6_nonsense_is_useless() {
         let step = repair.take(answer.clone());
         assert!(matches!(step, Step::Useless(_)), "{answer:?}: {step:?}");
     }
+    // It holds the anchor, it says, and others in its place.
+    let not_there = Answer {
+        entries: entries(at(2, 1), &[2, 2, 3]),
+        ..sound.clone()
+    };
+    let step = Repair::new(damaged.clone()).take(not_there);
+    assert!(matches!(step, Step::Useless(_)), "{step:?}");
+    let mut stale = damaged.clone();
+    (stale.known.terms, stale.known.last) = (vec![(1, 1)], 5);
+    let step = Repair::new(stale).take(sound);
+    assert!(matches!(step, Step::Useless(_)), "{step:?}");
     // It leads further and further back, and ends.
     let mut repair = Repair::new(damaged);
     let steps = (0..9).map(|_| repair.take(contradiction.clone()));
