@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use config::Config;
 use raft_core::repair::{Answer, Question, Repair, Step};
 use raft_core::{Entry, NodeId, Payload};
-use raft_disk::{Identity, OpenError, RealDisk, Wound};
+use raft_disk::{Identity, OpenError, RealDisk, RepairError, Wound};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::server::NamedService as _;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use wire::raft::raft_server::{Raft, RaftServer};
@@ -23,7 +24,7 @@ use crate::addresses::AddressBook;
 use crate::ask::Ask;
 use crate::convert;
 use crate::http;
-use crate::limits::{CONNECT_DEADLINE, REPAIR_DEADLINE, REPAIR_PAUSE, REPAIR_QUESTIONS};
+use crate::limits::{CONNECT_DEADLINE, FAREWELL, REPAIR_DEADLINE, REPAIR_PAUSE, REPAIR_QUESTIONS};
 use crate::logging::LevelHandle;
 use crate::membership::{self, View};
 use crate::net::status_line;
@@ -83,9 +84,16 @@ pub async fn repair(
     case.say("nobody was asked yet");
     let (view_sender, view) = watch::channel(Arc::new(View::default()));
     let members = tokio::spawn(membership::run(shared.clone(), view_sender));
-    let server = serve(&shared, view, rpc)?;
+    let (over, done) = watch::channel(());
+    let server = serve(&shared, view, rpc, done.clone()).await?;
     let web = TcpListener::from_std(web.try_clone()?)?;
-    let web = tokio::spawn(axum::serve(web, http::router(shared.clone(), level)).into_future());
+    let web = axum::serve(web, http::router(shared.clone(), level));
+    let web = web.with_graceful_shutdown(ended(done)).into_future();
+    let web = tokio::spawn(async move {
+        if let Err(error) = web.await {
+            tracing::warn!("the web pages are not served while the log is damaged: {error}");
+        }
+    });
     let mut ending = shared.ending.subscribe();
     let repaired = tokio::select! {
         repaired = case.ask_all() => repaired,
@@ -94,11 +102,22 @@ pub async fn repair(
             _ => Err(anyhow::anyhow!("stopped while the log is being repaired")),
         },
     };
-    for task in [members, server] {
-        task.abort();
+    members.abort();
+    // Every connection has a task of its own, which would go on to say what was true until now. Those who
+    // have one open are told to make another.
+    drop(over);
+    for mut task in [server, web] {
+        if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+            task.abort();
+        }
     }
-    web.abort();
     repaired
+}
+
+/// The repair is over.
+async fn ended(mut done: watch::Receiver<()>) {
+    // Nothing is ever sent: it ends with its sender.
+    let _ = done.changed().await;
 }
 
 impl Case {
@@ -135,7 +154,10 @@ impl Case {
                         let count = entries.len();
                         let (wound, folder) = (self.wound.clone(), self.folder.clone());
                         let mend = move || wound.mend(&*folder, joint, &entries);
-                        tokio::task::spawn_blocking(mend).await??;
+                        if let Some(why) = refused(tokio::task::spawn_blocking(mend).await?)? {
+                            said.push(format!("{name}: {why}"));
+                            continue;
+                        }
                         say!(
                             info,
                             "REPAIR",
@@ -147,7 +169,10 @@ impl Case {
                         let from = joint.index + 1;
                         let (wound, folder) = (self.wound.clone(), self.folder.clone());
                         let give_up = move || wound.give_up(folder, joint, entries);
-                        tokio::task::spawn_blocking(give_up).await??;
+                        if let Some(why) = refused(tokio::task::spawn_blocking(give_up).await?)? {
+                            said.push(format!("{name}: {why}"));
+                            continue;
+                        }
                         say!(
                             warn,
                             "REPAIR",
@@ -189,6 +214,18 @@ impl Case {
             }
         }
         Ok(Step::Ask)
+    }
+}
+
+/// Why what a peer gave does not fit. Another one may give what does, or this one a moment later.
+///
+/// # Errors
+/// The disk refused, or the log did.
+fn refused(outcome: Result<(), RepairError>) -> Result<Option<String>, RepairError> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(invalid @ RepairError::Invalid(_)) => Ok(Some(invalid.to_string())),
+        Err(other) => Err(other),
     }
 }
 
@@ -255,10 +292,12 @@ struct Damaged {
     inbox: mpsc::Sender<Ask>,
 }
 
-fn serve(
+/// The health says "not serving", so that whoever looks at nothing else sees it.
+async fn serve(
     shared: &Arc<Shared>,
     view: watch::Receiver<Arc<View>>,
     listener: &std::net::TcpListener,
+    done: watch::Receiver<()>,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let listener = TcpListener::from_std(listener.try_clone().context("cannot listen")?)?;
     let damaged = Damaged {
@@ -266,10 +305,18 @@ fn serve(
         view,
         inbox: mpsc::channel(1).0,
     };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in ["", RaftServer::<Damaged>::NAME] {
+        let not_serving = tonic_health::ServingStatus::NotServing;
+        health.set_service_status(service, not_serving).await;
+    }
     let server = Server::builder()
+        .add_service(health_service)
         .add_service(RaftServer::new(damaged))
-        .serve_with_incoming(accept::incoming(listener));
+        .serve_with_incoming_shutdown(accept::incoming(listener), ended(done));
     Ok(tokio::spawn(async move {
+        // Dropping the reporter would end the watchers' streams.
+        let _health = health;
         if let Err(error) = server.await {
             tracing::warn!("status is not served while the log is damaged: {error}");
         }

@@ -1,6 +1,12 @@
 //! A log that is damaged in its middle is repaired from the other nodes, and its node is not up before (D6).
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
+
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use wire::raft as pb;
 
 use crate::cluster::{Cluster, Process};
 use crate::robustness::http_of;
@@ -34,6 +40,12 @@ fn written(keys: usize) -> (Cluster, usize, usize) {
     cluster.wait_for_applied(&[1, 2, 3], index, SOON);
     let other = cluster.numbers().find(|node| *node != leader).unwrap();
     (cluster, leader, other)
+}
+
+fn health_of(cluster: &Cluster, number: usize) -> ServingStatus {
+    let mut client = HealthClient::new(cluster.channel(number));
+    let asked = cluster.block_on(client.check(HealthCheckRequest::default()));
+    asked.unwrap().into_inner().status()
 }
 
 fn holds_all(cluster: &Cluster, number: usize, keys: usize, stale: bool) {
@@ -96,6 +108,7 @@ fn a_damaged_node_says_so_and_waits_for_who_has_what_is_missing() {
         status.alarms.iter().any(told).then_some(status)
     });
     assert_eq!(status.role, "damaged");
+    assert_eq!(health_of(&cluster, other), ServingStatus::NotServing);
     let refused = cluster.put(other, "PUT key0 other").unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     let metrics = http_of(&cluster, other, "GET /metrics");
@@ -110,6 +123,15 @@ fn a_damaged_node_says_so_and_waits_for_who_has_what_is_missing() {
     cluster.eventually("it waits again", SOON, |cluster| {
         (cluster.status(other)?.role == "damaged").then_some(())
     });
+    // Who keeps a connection to it, as clients and Prometheus do, must not be told so for ever.
+    let mut grpc = cluster.client(other);
+    let asked = cluster.block_on(grpc.status(pb::StatusRequest {}));
+    assert_eq!(asked.unwrap().into_inner().role, "damaged");
+    let mut http = TcpStream::connect((cluster.node(other).ip, 6003)).unwrap();
+    http.set_read_timeout(Some(SOON)).unwrap();
+    let kept_alive = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    http.write_all(kept_alive.as_bytes()).unwrap();
+    assert!(http.read(&mut [0; 1024]).unwrap() > 0);
     for number in cluster.numbers().filter(|number| *number != other) {
         cluster.start(number);
     }
@@ -119,4 +141,9 @@ fn a_damaged_node_says_so_and_waits_for_who_has_what_is_missing() {
         (status.role != "damaged" && status.alarms.is_empty()).then_some(())
     });
     holds_all(&cluster, other, 40, false);
+    let rest = http.read(&mut [0; 1024]);
+    assert_eq!(rest.unwrap(), 0, "the connection was closed");
+    let asked = cluster.block_on(grpc.status(pb::StatusRequest {}));
+    assert_ne!(asked.unwrap().into_inner().role, "damaged");
+    assert_eq!(health_of(&cluster, other), ServingStatus::Serving);
 }
