@@ -17,7 +17,7 @@ pub(super) fn follows(
         && next.learners == before.learners
         && next.removed == before.removed;
     let replaced = next.reason.contains("replaced");
-    let what = if next.voters.len() % 2 == 0 {
+    let what = if next.voters.len().is_multiple_of(2) {
         "the number of voters is even (M2)"
     } else if before.is_joint() && (next.is_joint() || !ends) {
         "it does not end the joint one before it (M5)"
