@@ -161,6 +161,7 @@ impl Watch<'_> {
             return Err(failure.clone().into_error(address));
         }
         let mut pause = PAUSE.0;
+        let mut compacted = None;
         loop {
             let mut round = Round::default();
             let addresses = self.addresses(deadline, &mut round).await;
@@ -172,9 +173,11 @@ impl Watch<'_> {
                     Err(failure) => round.failures.push((address, failure)),
                 }
             }
+            // The end of the time may cut off in this round who said so in an earlier one.
+            compacted = round.compacted().or(compacted);
             // Nobody has what is wanted, and nobody will have it later.
             if round.all_compacted() {
-                return Err(self.give_up(round));
+                return Err(self.give_up(round, compacted));
             }
             let hopeless = round.unresolved.is_empty()
                 && round
@@ -187,7 +190,7 @@ impl Watch<'_> {
             };
             let wait = pause.mul_f64(rand::random_range(0.5..1.0));
             if Instant::now() + wait >= patience {
-                return Err(self.give_up(round));
+                return Err(self.give_up(round, compacted));
             }
             sleep(wait).await;
             pause = (pause * 2).min(PAUSE.1);
@@ -279,9 +282,9 @@ impl Watch<'_> {
         self.hear(first)
     }
 
-    fn give_up(&mut self, round: Round) -> ClientError {
+    fn give_up(&mut self, round: Round, compacted: Option<(SocketAddr, Failure)>) -> ClientError {
         // Whatever ails the others, this the caller can do something about.
-        if let Some((address, failure)) = round.compacted() {
+        if let Some((address, failure)) = compacted {
             return failure.into_error(address);
         }
         let most = round

@@ -140,6 +140,22 @@ async fn compacted_is_not_the_answer_while_a_node_that_may_know_more_is_away() {
     assert!(begun.elapsed() >= Duration::from_millis(400));
 }
 
+/// The end of the time cuts off whoever is being asked: what it said before is the answer all the same.
+#[tokio::test]
+async fn compacted_is_the_answer_when_the_time_ends_in_a_question() {
+    let (first, second) = (Fake::start().await, Fake::start().await);
+    first.will_tell(vec![Err(refusal_at(ErrorKind::WatchCompacted, 30))]);
+    let mut client = client(&[&first, &second], 700);
+    drop(second);
+    let error = next(&mut client.watch("WATCH".into(), 5)).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Compacted { first: 30, .. }),
+        "{error:?}"
+    );
+    assert!(first.watched_from().len() > 1, "it was asked again");
+}
+
 #[tokio::test]
 async fn a_watch_that_stands_for_a_while_and_tells_nothing_is_no_success() {
     let node = Fake::start().await;
