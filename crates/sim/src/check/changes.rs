@@ -1,5 +1,7 @@
 //! Changes of the configuration, by the rules: what is committed follows from what was committed before.
 
+use std::sync::Arc;
+
 use raft_core::{Configuration, Index, NodeId, Raft, RoleName};
 
 use super::{Wrong, wrong};
@@ -56,6 +58,37 @@ pub(super) fn fits(id: NodeId, raft: &Raft, ends: bool) -> Result<(), Wrong> {
         return Ok(());
     };
     wrong("configuration", what)
+}
+
+/// A leader appends a configuration when the one before it and an entry of its own term are committed (M5), and
+/// makes voters of those who have acknowledged something to it (M6).
+pub(super) fn may_begin(
+    id: NodeId,
+    raft: &Raft,
+    (before, old): &(Index, Arc<Configuration>),
+    (index, new): &(Index, Arc<Configuration>),
+) -> Result<(), Wrong> {
+    let commit_index = raft.commit_index();
+    let peers = raft.peers();
+    let unproven = |node: &&NodeId| {
+        let peer = peers.get(node);
+        **node != id && !old.is_voter(**node) && peer.is_none_or(|peer| peer.match_index == 0)
+    };
+    let what = if *index == 1 {
+        return Ok(()); // The founding.
+    } else if *before > commit_index {
+        format!("while {before} is not committed (M5)")
+    } else if raft.term_at(commit_index) != Some(raft.term()) {
+        "before an entry of its term is committed (M5)".to_owned()
+    } else if let Some(node) = new.voters.iter().find(unproven) {
+        format!("and {node} is to vote, and has acknowledged nothing (M6)")
+    } else {
+        return Ok(());
+    };
+    wrong(
+        "configuration",
+        format!("{id} appends configuration {index}, {what}"),
+    )
 }
 
 #[cfg(test)]

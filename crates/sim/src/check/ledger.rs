@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::sessions::{Outcome, OutcomeKind};
 use raft_core::{
-    Boot, Configuration, Entry, HardState, Index, NodeId, Payload, Position, Recovered,
+    Boot, Configuration, Entry, HardState, Index, NodeId, Payload, Position, Raft, Recovered,
     SnapshotMeta, Term, Write,
 };
 
@@ -133,6 +133,36 @@ impl Ledger {
             position.index < mirror.base.index
                 || mirror.term_at(position.index) == Some(position.term)
         })
+    }
+
+    /// Whether both disks have an entry there, and not the same.
+    pub fn differ(&self, one: NodeId, other: NodeId, index: Index) -> bool {
+        let term = |id| {
+            self.mirrors
+                .get(&id)
+                .and_then(|mirror| mirror.term_at(index))
+        };
+        term(one).is_some_and(|one| term(other).is_some_and(|other| one != other))
+    }
+
+    /// A configuration in force that is not known to be committed is that of its entry (§6).
+    pub fn is_in_log(
+        &self,
+        id: NodeId,
+        raft: &Raft,
+        (index, configuration): &(Index, Arc<Configuration>),
+    ) -> Result<(), Wrong> {
+        let uncommitted = *index > raft.commit_index();
+        let term = raft.term_at(*index).filter(|_| uncommitted);
+        let stored = term.and_then(|term| self.entries.get(&(*index, term)));
+        match stored.map(|(_, entry)| &entry.payload) {
+            None | Some(Payload::Founding { .. }) => Ok(()),
+            Some(Payload::Configuration(said)) if said == configuration => Ok(()),
+            Some(other) => {
+                let what = format!("{id} goes by {configuration:?}, and at {index} is {other:?}");
+                wrong("configuration", what)
+            }
+        }
     }
 
     pub fn len(&self) -> Index {

@@ -154,6 +154,10 @@ impl Checker {
             // Whatever it has appended since, in the same step, was not in force when it counted.
             self.leader_commits(id, raft, commit_index, [&before.1, &configuration.1])?;
         }
+        self.ledger.is_in_log(id, raft, &configuration)?;
+        if is_new && leads {
+            changes::may_begin(id, raft, &before, &configuration)?;
+        }
         if is_new {
             for member in configuration.1.members() {
                 if self
@@ -339,6 +343,14 @@ impl Checker {
                 AppendOutcome::Durable { index } if index > mirror.last().index => {
                     let last = mirror.last().index;
                     let what = format!("{id} acknowledges {index}, and its disk ends at {last}");
+                    wrong("durable-promises", what)
+                }
+                AppendOutcome::Durable { index }
+                    if self.leaders.get(&reply.term) == Some(&to)
+                        && self.ledger.differ(id, to, index) =>
+                {
+                    let what =
+                        format!("{id} acknowledges {index} to {to}, which has another entry");
                     wrong("durable-promises", what)
                 }
                 _ => Ok(()),
