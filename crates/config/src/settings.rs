@@ -99,10 +99,20 @@ fn accept<T: Setting>(
     given: &str,
     check: impl Fn(&T) -> Result<(), String>,
 ) -> Result<T, String> {
-    let given: String = given.chars().take(GIVEN_CHARACTERS_MAX).collect();
+    let given = given.chars().take(GIVEN_CHARACTERS_MAX);
+    let given: String = given.map(visible).collect();
     let value = value.ok_or_else(|| format!("must be {}, and is {given}", T::WANTED))?;
     check(&value).map_err(|wanted| format!("must be {wanted}, and is {given}"))?;
     Ok(value)
+}
+
+/// A value is repeated to a terminal: control characters are not. JSON leaves some of them as they are.
+fn visible(character: char) -> String {
+    if character.is_control() {
+        character.escape_debug().to_string()
+    } else {
+        character.to_string()
+    }
 }
 
 /// How much of a wrong value an error repeats, in characters.

@@ -40,7 +40,7 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         9 => prop::sample::select(names),
         1 => "\\PC{0,200}",
-        1 => any::<String>(),
+        1 => "[\\x00-\\x7f]{0,100}",
     ]
 }
 
@@ -53,6 +53,7 @@ fn value() -> impl Strategy<Value = Value> {
     ];
     let text = prop_oneof![
         any::<String>(),
+        "[\\x00-\\x7f]{0,30}",
         "[0-9a-z.:-]{0,300}",
         "(human|json|true|info|/tmp|a:[0-9]{1,6})",
     ];
@@ -74,6 +75,7 @@ fn value() -> impl Strategy<Value = Value> {
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
+        "[\\x00-\\x7f]{0,30}",
         "[0-9]{1,25}",
         "[0-9a-z.:, -]{0,60}",
         "(human|json|true|false|debug|/data|a:[0-9]{1,6}|10.0.0.[0-9]{1,4})",
@@ -122,5 +124,14 @@ proptest! {
             (format!("{}{more}", key.environment()), text)
         });
         is_sound(load(b"{}", environment.collect(), &flags), 60);
+    }
+}
+
+/// JSON leaves DEL and what follows it as they are.
+#[test]
+fn a_value_is_not_repeated_to_a_terminal_as_it_is() {
+    for value in ["[\"\u{7f}\"]", "{\"a\": \"\u{9b}2J\"}"] {
+        let file = format!("{{\"DataDir\": {value}}}");
+        is_sound(load(file.as_bytes(), Vec::new(), &Vec::new()), 1);
     }
 }
