@@ -36,11 +36,36 @@ fn dependencies(name: &str) -> BTreeSet<String> {
     names
 }
 
+/// Stands among the crates, and is none of the workspace's: nothing is built with it.
+const APART: &str = "fuzz";
+
 fn crates() -> BTreeSet<String> {
     let entries = fs::read_dir(root().join("crates")).unwrap();
     entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != APART)
         .collect()
+}
+
+/// What the fuzzer needs is in no lock file of ours, and nobody's dependency.
+#[test]
+fn the_fuzzer_stands_apart() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(text.contains(&format!("exclude = [\"crates/{APART}\"]")));
+    let manifest = root().join("crates").join(APART).join("Cargo.toml");
+    assert!(
+        fs::read_to_string(manifest)
+            .unwrap()
+            .contains("\n[workspace]\n")
+    );
+    for name in crates() {
+        assert!(
+            !dependencies(&name).contains(APART),
+            "{name} is built with it"
+        );
+    }
+    let locked = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    assert!(!locked.contains("libfuzzer"));
 }
 
 fn sources(directory: &Path, text: &mut String) {
