@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::configuration::{Configuration, MAX_CONFIGURATION_NODES, MAX_REASON_BYTES};
 use crate::entry::Payload;
-use crate::ids::{NodeId, Time};
+use crate::ids::{Index, NodeId, Time};
 use crate::io::{Effect, Event, Refusal, RequestId};
 use crate::progress::Progress;
 use crate::raft::{Raft, Role};
@@ -114,17 +114,22 @@ impl Raft {
         leading.reconfiguring.look_now = true;
     }
 
+    /// Who has acknowledged the log up to here lacks no more than one batch.
+    fn kept_up_index(&self) -> Index {
+        let slack = self.options.max_batch_entries as u64;
+        self.log.last().index.saturating_sub(slack)
+    }
+
     /// A peer keeps up, or has fallen behind.
     pub(crate) fn note_catching_up(&mut self, peer: NodeId) {
-        let (now, last) = (self.now, self.log.last().index);
-        let slack = self.options.max_batch_entries as u64;
+        let (now, kept_up) = (self.now, self.kept_up_index());
         let Some(leading) = self.leading() else {
             return;
         };
         let Some(progress) = leading.progress.get_mut(&peer) else {
             return;
         };
-        if progress.match_index + slack < last || progress.match_index == 0 {
+        if progress.match_index < kept_up || progress.match_index == 0 {
             progress.caught_up_since = None;
         } else if progress.caught_up_since.is_none() {
             progress.caught_up_since = Some(now);
@@ -174,11 +179,12 @@ impl Raft {
             .filter(|hint| hint.joinable)
             .map(|hint| hint.node)
             .collect();
+        let kept_up = self.kept_up_index();
         let leading = self.leading()?;
         let nodes: BTreeMap<NodeId, NodeView> = leading
             .progress
             .iter()
-            .map(|(node, peer)| (*node, node_view(peer, now)))
+            .map(|(node, peer)| (*node, node_view(peer, now, kept_up)))
             .collect();
         let changes = &mut leading.reconfiguring;
         while changes
@@ -370,10 +376,12 @@ impl Raft {
     }
 }
 
-fn node_view(peer: &Progress, now: Time) -> NodeView {
+/// Who fell silent says nothing that would end its time of keeping up: the log has gone on meanwhile.
+fn node_view(peer: &Progress, now: Time, kept_up: Index) -> NodeView {
+    let caught_up_since = peer.caught_up_since.filter(|_| peer.match_index >= kept_up);
     NodeView {
         silent_for: now.since(peer.last_contact),
-        caught_up_for: peer.caught_up_since.map(|since| now.since(since)),
+        caught_up_for: caught_up_since.map(|since| now.since(since)),
         healthy: !peer.health.disk_sick && !peer.health.state_machine_sick,
     }
 }

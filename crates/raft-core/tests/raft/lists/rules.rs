@@ -20,7 +20,7 @@
 //! | M3 | `m3_a_removed_id_never_joins_again`, `m3_removed_ids_never_join`, `m3_who_is_left_alone_asks`, `a_removed_id_is_never_added_again` |
 //! | M4 | `m4_dead_is_ten_seconds_without_contact`, `m4_a_partition_of_15_seconds_removes_nobody`, `m4_a_change_needs_a_healthy_majority_of_both`, `m4_the_budget_binds_automation_only`, `m4_automatic_changes_have_a_budget` |
 //! | M5 | `m5_an_inherited_joint_configuration_is_ended`, `m5_who_votes_and_who_campaigns`, `m5_a_leaver_campaigns_while_c_old_may_need_it`, `m5_a_leaver_that_was_killed_campaigns_too`, `m5_a_successor_that_was_killed_feeds_who_leaves`, `m5_a_leaver_hears_of_the_final_configuration`, `a_leader_that_is_not_in_c_new_steps_down_when_it_is_committed` |
-//! | M6 | `m6_no_promotion_without_own_acknowledgements` |
+//! | M6 | `m6_no_promotion_without_own_acknowledgements`, `m6_who_lacks_more_than_a_batch_is_no_spare` |
 //! | D1 | `d1_nothing_is_handed_out_before_it_is_durable_here` |
 //! | D2 | `d2_a_report_of_an_older_generation_counts_for_nothing`, `d2_truncation_lowers_the_durable_index` |
 //! | D3 | `a_flipped_bit_is_noticed_except_in_the_last_group`, `old_records_in_a_reused_segment_do_not_count`, `a_segment_cut_at_any_byte_is_a_prefix_or_is_refused` |

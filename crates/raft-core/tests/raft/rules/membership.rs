@@ -403,6 +403,49 @@ fn m6_no_promotion_without_own_acknowledgements() {
     assert_eq!(one.raft.configuration().1.voters.len(), 5);
 }
 
+/// M6: who has fallen silent is no spare any more once the log has gone on without it, however short its
+/// silence seems to the leader: a clock that stands still shows none.
+#[test]
+fn m6_who_lacks_more_than_a_batch_is_no_spare() {
+    let base = Configuration {
+        learners: voters(&[4, 5]),
+        ..configuration(&[1, 2, 3])
+    };
+    let options = Options {
+        max_batch_entries: 4,
+        voters: 3,
+        ..Options::default()
+    };
+    for entries in [4, 5] {
+        let mut one = One::with(1, base.clone(), &[1], options.clone());
+        one.elect();
+        let term = one.raft.term();
+        for _ in 0..60 {
+            one.wait(milliseconds(375));
+            one.all_ack();
+            for peer in [2, 3, 4, 5] {
+                one.hear(peer, heartbeat_reply(term, 0));
+            }
+        }
+        one.settle(Input::Leave {
+            request: 1,
+            node: node(2),
+        });
+        // 4 says nothing more.
+        for entry in 0..entries {
+            one.put(&format!("{entry}"));
+            let last = one.raft.last().index;
+            for peer in [2, 3, 5] {
+                one.hear(peer, ack(term, last));
+            }
+        }
+        one.wait(milliseconds(500));
+        let (_, next) = one.raft.configuration();
+        let heir = if entries > 4 { 5 } else { 4 };
+        assert_eq!(next.voters, voters(&[1, 3, heir]), "after {entries}");
+    }
+}
+
 /// M4: automation makes no more than so many changes in an hour, and goes on after it.
 #[test]
 fn m4_automatic_changes_have_a_budget() {
