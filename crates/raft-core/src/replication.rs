@@ -195,14 +195,13 @@ impl Raft {
             return; // A late answer to something that was settled since.
         }
         if refused == progress.match_index && refused > 0 {
-            // It denies what it acknowledged. Its disk went back (D5); no hot loop over it.
+            // It denies what it acknowledged. Most often its acknowledgement has overtaken the denial. If its
+            // disk went back, that is found out where its streams open, and never by a late word (D5). No hot
+            // loop over it in either case: it is asked again when it is stuck.
             progress.mode = Mode::Probe {
                 awaiting: Some(now),
             };
-            return self.event(Event::Nonsense {
-                peer,
-                what: "it denies an entry that it acknowledged: its disk has lost promises",
-            });
+            return;
         }
         progress.mode = Mode::Probe { awaiting: None };
         progress.fetching = None;

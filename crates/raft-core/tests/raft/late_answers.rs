@@ -4,8 +4,8 @@
 use crate::one::*;
 use raft_core::message::HeartbeatReply;
 use raft_core::{
-    Configuration, Effect, Health, Input, Message, NodeId, Options, Payload, Proposal, Refusal,
-    RoleName,
+    Configuration, Effect, Event, Health, Input, Message, NodeId, Options, Payload, Proposal,
+    Refusal, RoleName,
 };
 
 /// §5.3: entries are being read from the disk for a peer, when a late acknowledgement shows that it has
@@ -44,6 +44,25 @@ fn a_fetch_that_was_overtaken_does_not_wedge_the_peer() {
             .iter()
             .any(|(to, append)| *to == node(2) && append.previous.index == 7);
     assert!(goes_on, "nothing goes on for peer 2: {effects:?}");
+}
+
+/// D5: an acknowledgement overtakes the denial that was sent before it. Nobody is accused by a late word, and
+/// the peer is fed again.
+#[test]
+fn an_overtaken_denial_accuses_nobody() {
+    let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
+    let (term, last) = (leader.raft.term(), leader.raft.last());
+    leader.hear(2, ack(term, last.index));
+    let effects = leader.hear(2, conflict(term, last.index, at(1, 1)));
+    let accused = |effect: &Effect| matches!(effect, Effect::Event(Event::Nonsense { .. }));
+    assert!(!effects.iter().any(accused), "{effects:?}");
+    assert_eq!(appends(&effects), [], "no hot loop");
+    leader.wait(Options::default().heartbeat_interval * 2);
+    let effects = leader.hear(2, heartbeat_reply(term, 0));
+    let [(to, append)] = &appends(&effects)[..] else {
+        panic!("it is asked where the logs join: {effects:?}");
+    };
+    assert_eq!((*to, append.previous), (node(2), last));
 }
 
 /// D5: two hellos in a row seem to fall short, the second of even more. The answer to the first question
