@@ -7,7 +7,7 @@ use raft_core::{Input, MemberHint, NodeId};
 use raft_disk::sim::{Fault, Operation};
 
 use crate::node::{Ending, StartError};
-use crate::run::{Image, Run};
+use crate::run::{Image, KNOWN_TO_BE_GONE, Run};
 use crate::world::{Address, Lane, Micros};
 
 /// A kind of fault.
@@ -221,6 +221,10 @@ impl Run<'_> {
                 self.world.jump_clock(at, by);
             }
             Kind::ClockDrift | Kind::ClockStop => {
+                let known = self.world.now() >= self.lost_at + KNOWN_TO_BE_GONE;
+                if kind == Kind::ClockStop && !known && !self.former.is_empty() {
+                    return false;
+                }
                 let rate = match kind {
                     Kind::ClockStop => 0,
                     _ => self.dice.between(700_000, 1_400_000),
@@ -572,10 +576,12 @@ impl Run<'_> {
     pub(crate) fn begin_anew(&mut self, at: Address) {
         self.images.remove(&at);
         self.last_configurations.remove(&at);
+        let now = self.world.now();
         if let Some(server) = self.world.node_mut(at).server_mut() {
             let id = server.parts.id;
             server.begin_anew();
             self.former.insert(id);
+            self.lost_at = now;
             self.doomed.remove(&id);
             self.coverage.event("new id");
         }

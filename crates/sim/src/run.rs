@@ -33,6 +33,9 @@ const LONGEST: Micros = 400_000_000;
 /// How long clients go on when there are no more faults.
 const CALM: Micros = 15_000_000;
 
+/// A node that has been gone for so long is known to be: no leader makes it a voter.
+pub(crate) const KNOWN_TO_BE_GONE: Micros = 3_000_000;
+
 /// How long the cluster may take to converge when there are no more faults.
 const CONVERGING: Micros = 120_000_000;
 
@@ -152,6 +155,8 @@ pub(crate) struct Run<'a> {
     pub last_configurations: BTreeMap<Address, Arc<Configuration>>,
     /// Ids that nobody has any more.
     pub former: BTreeSet<NodeId>,
+    /// When the last of them was lost.
+    pub lost_at: Micros,
     /// Ids whose disks are damaged, or were put back in time: they may be lost at any moment.
     pub doomed: BTreeSet<NodeId>,
     /// Nodes that say goodbye before they end.
@@ -206,6 +211,7 @@ impl<'a> Run<'a> {
             images: BTreeMap::new(),
             last_configurations: BTreeMap::new(),
             former: BTreeSet::new(),
+            lost_at: 0,
             doomed: BTreeSet::new(),
             goodbyes: BTreeSet::new(),
             requests: 0,
@@ -600,6 +606,10 @@ impl<'a> Run<'a> {
             return false;
         };
         if self.doomed.iter().any(|doomed| *doomed != lost) {
+            return false;
+        }
+        // A leader whose clock stands still takes the dead for living, and may make them voters (M4).
+        if self.begun.iter().any(|at| self.world.clock_stands(*at)) {
             return false;
         }
         let ids: BTreeSet<NodeId> = self.begun.iter().filter_map(|at| self.id(*at)).collect();

@@ -347,6 +347,7 @@ impl Checker {
                 }
                 AppendOutcome::Durable { index }
                     if self.leaders.get(&reply.term) == Some(&to)
+                        && self.is_in_term(to, reply.term)
                         && self.ledger.differ(id, to, index) =>
                 {
                     let what =
@@ -357,6 +358,12 @@ impl Checker {
             },
             _ => Ok(()),
         }
+    }
+
+    /// Who led that term may be in a later one already, with another log.
+    fn is_in_term(&self, id: NodeId, term: Term) -> bool {
+        let mirror = self.ledger.mirror_of(id);
+        mirror.is_some_and(|mirror| mirror.hard_state.current_term == term)
     }
 
     fn vote(&mut self, id: NodeId, term: Term, candidate: NodeId) -> Result<(), Wrong> {

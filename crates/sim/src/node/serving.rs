@@ -9,7 +9,7 @@ use raft_core::{Input, Payload, RequestId, RoleName, Time};
 use super::applying::NOBODY;
 use super::message::{Ask, Reply, Wire};
 use super::process::Process;
-use super::{Note, Parts, Task, address_of};
+use super::{Parts, Task, address_of};
 use crate::party::Party;
 use crate::world::{Address, Host, Micros};
 
@@ -34,6 +34,8 @@ pub(super) struct Reading {
     deadline: Micros,
     /// It is at the state machine, in this epoch.
     asked_in: Option<u64>,
+    /// What came of asking before the index was known: in which epoch, and the answer.
+    early: Option<(u64, Reply)>,
 }
 
 #[derive(Default)]
@@ -220,8 +222,10 @@ impl Process {
                 match self.raft.leader().filter(|_| !forwarded && !full) {
                     Some(leader) if serving.forwarded.len() < MAX_WAITING => {
                         serving.next += 1;
-                        // A late answer to an earlier process of this node must find nobody.
-                        let passed_on = (boot << 32) | serving.next;
+                        // A late answer to an earlier process of this node must find nobody, and a wiped
+                        // disk counts its boots anew.
+                        let life = parts.id.0 as u64 & 0xffff;
+                        let passed_on = (life << 48) | (boot << 32) | serving.next;
                         let known = Forwarded {
                             client,
                             number,
@@ -285,13 +289,28 @@ impl Process {
             index: stale.then_some(0),
             deadline,
             asked_in: None,
+            early: None,
         };
         self.reads.insert(request, reading);
         if stale {
             self.serve_ready_reads(parts, host);
         } else {
+            self.ask_early(parts, host, request);
             let deadline = Time(deadline);
             self.step(parts, host, Input::ReadIndex { request, deadline });
+        }
+    }
+
+    /// Asks the state machine while the index is still being confirmed, if it is not behind.
+    fn ask_early(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, request: RequestId) {
+        let commit_index = self.raft.commit_index();
+        if let Some(epoch) = self.applying.epoch
+            && epoch.at >= commit_index
+            && let Some(reading) = self.reads.get_mut(&request)
+        {
+            reading.asked_in = Some(epoch.number);
+            let wait = parts.draw(parts.tuning.execute);
+            host.after(wait, Task::Query(request));
         }
     }
 
@@ -302,9 +321,24 @@ impl Process {
         request: RequestId,
         index: u64,
     ) {
-        if let Some(reading) = self.reads.get_mut(&request) {
-            reading.index = Some(index);
-            self.serve_ready_reads(parts, host);
+        let epoch = self.applying.epoch.map(|epoch| epoch.number);
+        let Some(reading) = self.reads.get_mut(&request) else {
+            return;
+        };
+        reading.index = Some(index);
+        match reading.early.take() {
+            Some((asked_in, reply @ Reply::Answer { index: at, .. }))
+                if Some(asked_in) == epoch && at >= index =>
+            {
+                let (client, number) = (reading.client, reading.number);
+                self.reads.remove(&request);
+                self.reply(host, client, number, reply);
+            }
+            Some(_) => {
+                reading.asked_in = None;
+                self.serve_ready_reads(parts, host);
+            }
+            None => self.serve_ready_reads(parts, host),
         }
     }
 
@@ -332,7 +366,7 @@ impl Process {
     /// A query is at the state machine. What it answers in another epoch than it was asked in counts for
     /// nothing, and it is asked again.
     pub fn query(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, request: RequestId) {
-        let Some(reading) = self.reads.get(&request) else {
+        let Some(reading) = self.reads.get_mut(&request) else {
             return;
         };
         let epoch = self.applying.epoch;
@@ -344,16 +378,24 @@ impl Process {
         }
         match parts.machine.query(&reading.query) {
             Ok((index, outcome)) => {
-                if reading.index.is_some_and(|wanted| index < wanted) {
-                    let what = format!("a read at {:?} was answered as of {index}", reading.index);
-                    parts.notes.push(Note::Wrong(what));
-                }
                 let reply = Reply::Answer {
                     index,
                     nonce: epoch.nonce,
                     outcome,
                 };
                 let (client, number) = (reading.client, reading.number);
+                match reading.index {
+                    None => {
+                        reading.early = Some((epoch.number, reply));
+                        return;
+                    }
+                    // It was asked before the index was known, and too early.
+                    Some(wanted) if index < wanted => {
+                        reading.asked_in = None;
+                        return self.serve_ready_reads(parts, host);
+                    }
+                    Some(_) => {}
+                }
                 self.reads.remove(&request);
                 self.reply(host, client, number, reply);
             }

@@ -47,6 +47,11 @@ impl Clock {
         }
     }
 
+    /// Whether it does not go at all.
+    pub fn stands(&self) -> bool {
+        self.rate == 0
+    }
+
     pub fn jump(&mut self, world: Micros, by: Micros) {
         self.shown = self.local(world) + by;
         self.since = world;

@@ -411,6 +411,11 @@ impl<N: Node> World<N> {
         self.look_at_deadline(at);
     }
 
+    /// Whether that node's clock does not go at all.
+    pub fn clock_stands(&self, at: Address) -> bool {
+        self.slots[at].clock.stands()
+    }
+
     fn look_at_deadline(&mut self, at: Address) {
         let slot = &mut self.slots[at];
         if slot.up {
