@@ -84,6 +84,10 @@ impl Client {
                 }
                 None => reason,
             };
+            if Instant::now() >= deadline {
+                // That the time was up in the middle of another one says less than what cut the one before.
+                return Err(ClientError::NoSnapshot(lost.unwrap_or(reason)));
+            }
             if Instant::now() + PAUSE >= deadline {
                 return Err(ClientError::NoSnapshot(reason));
             }

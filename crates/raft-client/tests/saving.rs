@@ -132,6 +132,22 @@ async fn a_transfer_that_is_cut_begins_again_at_another_node() {
     }
 }
 
+/// What cut the transfer before says more than that the time was up in the middle of another.
+#[tokio::test]
+async fn the_end_of_the_time_hides_no_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    let node = Fake::start().await;
+    let first = parts(CLUSTER)[0].clone();
+    let cuts = [vec![first.clone(), Err(broken())], vec![first]];
+    node.node.saves.lock().unwrap().extend(cuts);
+    *node.node.last_save_hangs.lock().unwrap() = true;
+    let ran = save(&[&node], &file, &[]).await;
+    assert_eq!(ran.code, i32::from(ExitCode::NoSnapshot.number()));
+    assert_eq!(node.node.saved.lock().unwrap().len(), 2);
+    assert!(ran.stderr.contains("the disk is gone"), "{}", ran.stderr);
+}
+
 #[tokio::test]
 async fn without_a_whole_one_nothing_is_saved() {
     let folder = tempfile::tempdir().unwrap();

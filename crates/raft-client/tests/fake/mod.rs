@@ -53,6 +53,8 @@ pub struct Node {
     pub watch_stands: Mutex<Duration>,
     /// What is streamed to each call of SaveSnapshot, in order; afterwards there is no snapshot.
     pub saves: Mutex<VecDeque<Vec<Result<SavedPart, Status>>>>,
+    /// The last of them comes to no end.
+    pub last_save_hangs: Mutex<bool>,
     pub saved: Mutex<Vec<SaveSnapshotRequest>>,
     /// Named in replies.
     pub leader: Mutex<Option<NodeReference>>,
@@ -331,15 +333,27 @@ impl Raft for Service {
         Ok(Response::new(SkipReply { index: 42 }))
     }
 
-    type SaveSnapshotStream = tokio_stream::Iter<std::vec::IntoIter<Result<SavedPart, Status>>>;
+    type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SavedPart, Status>> + Send>>;
 
     async fn save_snapshot(
         &self,
         request: Request<SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         self.0.saved.lock().unwrap().push(request.into_inner());
-        match self.0.saves.lock().unwrap().pop_front() {
-            Some(parts) => Ok(Response::new(tokio_stream::iter(parts))),
+        let (parts, is_last) = {
+            let mut saves = self.0.saves.lock().unwrap();
+            (saves.pop_front(), saves.is_empty())
+        };
+        match parts {
+            Some(parts) => {
+                let hangs = is_last && *self.0.last_save_hangs.lock().unwrap();
+                let parts = tokio_stream::iter(parts);
+                Ok(Response::new(if hangs {
+                    Box::pin(parts.chain(tokio_stream::pending()))
+                } else {
+                    Box::pin(parts)
+                }))
+            }
             None => Err(refusal(ErrorKind::NoSnapshot, "there is none")),
         }
     }
