@@ -6,9 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
+use wire::gather::Gather;
 
 /// How long one attempt to connect may take. The address of a container that is gone answers
 /// nothing at all: it must cost little of the whole timeout.
@@ -102,7 +105,12 @@ pub async fn connect(address: SocketAddr, deadline: Duration) -> Result<Channel,
         })?
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_DEADLINE);
-    match timeout(deadline, endpoint.connect()).await {
+    let connector = tower::service_fn(move |_: Uri| async move {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        io::Result::Ok(TokioIo::new(Gather::new(stream)))
+    });
+    match timeout(deadline, endpoint.connect_with_connector(connector)).await {
         Err(_) => Err(silent()),
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(reason_of(&error)),

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint, Uri};
+use wire::gather::Gather;
 
 use crate::limits::{KEEP_ALIVE, UNACKNOWLEDGED, WINDOW_BYTES};
 
@@ -59,7 +60,7 @@ pub async fn channel<IO>(io: IO) -> Result<Channel, tonic::transport::Error>
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut once = Some(TokioIo::new(io));
+    let mut once = Some(TokioIo::new(Gather::new(io)));
     let connector = tower::service_fn(move |_: Uri| {
         let io = once.take();
         async move { io.ok_or_else(|| io::Error::other("the connection has ended")) }

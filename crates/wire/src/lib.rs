@@ -24,4 +24,5 @@ pub mod state_machine {
 mod ids;
 pub use ids::{BadId, id_bytes, id_from_bytes, optional_id_from_bytes};
 
+pub mod gather;
 pub mod status;
