@@ -25,7 +25,9 @@ use crate::committed::Committed;
 use crate::convert::{self, EncodedEntries};
 use crate::disk::Disk;
 use crate::events;
-use crate::limits::{COMMITTED_BYTES, INBOX_BATCH, KNOCK_INTERVAL, MAX_WAITING_READS};
+use crate::limits::{
+    COMMITTED_BYTES, INBOX_BATCH, KNOCK_INTERVAL, MAX_WAITING_READS, NOTICE_PAUSE,
+};
 use crate::peers::{Lane, LinkReport, Links};
 use crate::probes;
 use crate::room::Room;
@@ -89,6 +91,9 @@ pub struct Driver {
     next_knock: Instant,
     /// Operators' orders in the log, as published.
     skips: BTreeMap<Index, Index>,
+    /// What tells the others how far the log is committed, if nothing else does until `notices_due`.
+    notices: BTreeMap<NodeId, Message>,
+    notices_due: Instant,
 }
 
 impl Driver {
@@ -113,6 +118,8 @@ impl Driver {
             published: (false, Index::MAX, Index::MAX),
             next_knock: Instant::now() + KNOCK_INTERVAL,
             skips: BTreeMap::new(),
+            notices: BTreeMap::new(),
+            notices_due: Instant::now(),
         };
         driver.publish_skips();
         driver.publish_durable();
@@ -146,6 +153,7 @@ impl Driver {
                 }
                 () = &mut timer => self.step(Input::Tick),
                 () = tokio::time::sleep_until(self.next_knock), if self.parts.raft.is_left_alone() => {}
+                () = tokio::time::sleep_until(self.notices_due), if !self.notices.is_empty() => {}
             }
             // Whoever else has something to say says it now: without this, the first entry of many that have
             // arrived would be a batch of its own.
@@ -188,9 +196,32 @@ impl Driver {
             }
         }
         self.knock();
+        self.give_notice();
         self.publish();
         self.encoded.clear();
         stop
+    }
+
+    /// Nobody waits for a notice: a client's answer does not, and a read on a follower brings its own. So it
+    /// lets the next AppendEntries say the same for nothing, if one follows soon, and does not take the
+    /// followers' time while an answer is still on its way. Only what tells of a new configuration leaves at
+    /// once: who leaves with it may be gone the moment after (M5).
+    fn put_off(&mut self, to: NodeId, notice: Message) {
+        if self.parts.raft.committed_configuration().0 != self.published.2 {
+            return self.send(to, notice);
+        }
+        if self.notices.is_empty() {
+            self.notices_due = Instant::now() + NOTICE_PAUSE;
+        }
+        self.notices.insert(to, notice);
+    }
+
+    fn give_notice(&mut self) {
+        if !self.notices.is_empty() && Instant::now() >= self.notices_due {
+            for (to, notice) in std::mem::take(&mut self.notices) {
+                self.send(to, notice);
+            }
+        }
     }
 
     /// Asks the members from time to time whether this node still belongs to them, if nobody tells it; however
@@ -407,6 +438,9 @@ impl Driver {
                 self.submitted_is_usual = bytes <= self.parts.shared.config.max_batch_bytes;
                 self.parts.disk.submit(write);
             }
+            Effect::Send { to, message } if matches!(message, Message::CommitNotice { .. }) => {
+                self.put_off(to, message);
+            }
             Effect::Send { to, message } => self.send(to, message),
             Effect::Fetch {
                 peer,
@@ -487,6 +521,9 @@ impl Driver {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
+        if matches!(message, Message::AppendEntries(_)) {
+            self.notices.remove(&to);
+        }
         events::log_sent(&self.parts.shared, to, &message);
         let lane = if message.is_bulk() {
             Lane::Bulk

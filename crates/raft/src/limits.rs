@@ -50,6 +50,10 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 /// "Do you lead this term?" is answered within this, or counts as no (E2).
 pub const PROBE_DEADLINE: Duration = Duration::from_millis(30);
 
+/// How long the leader waits for something that tells the others the commit index in passing, before it is
+/// told by itself.
+pub const NOTICE_PAUSE: Duration = Duration::from_millis(2);
+
 /// How often a node to which nobody speaks asks the members whether it still belongs to them.
 pub const KNOCK_INTERVAL: Duration = Duration::from_secs(1);
 

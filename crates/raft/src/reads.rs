@@ -62,37 +62,23 @@ impl Reads {
                 "too many reads wait here: try again shortly".to_owned(),
             )
         })?;
-        let index = if stale {
-            0
+        let (index, early) = if stale {
+            (0, None)
         } else {
-            self.read_index(deadline).await?
+            let (index, early) =
+                tokio::join!(self.read_index(deadline), self.ask_early(&query, deadline));
+            (index?, early)
         };
+        if let Some(reply) = early.filter(|reply| reply.applied_index >= index)
+            && self.is_current(reply.epoch)
+        {
+            return Ok(reply);
+        }
         loop {
             let machine = self.machine_at(index, deadline).await?;
-            let Some(mut client) = machine.client else {
-                continue;
-            };
-            let request = pb::QueryRequest {
-                epoch: machine.epoch,
-                min_index: index,
-                query: query.clone(),
-            };
-            let asked = tokio::time::timeout_at(deadline, client.query(request)).await;
-            match asked {
-                Err(_) => return Err(late()),
-                Ok(Ok(reply)) => {
-                    let reply = reply.into_inner();
-                    if reply.epoch == machine.epoch && reply.nonce == machine.nonce {
-                        return Ok(reply);
-                    }
-                }
-                Ok(Err(status)) => {
-                    let reason = net::status_line(&status);
-                    if status.code() == tonic::Code::InvalidArgument {
-                        return Err((ErrorKind::Invalid, reason));
-                    }
-                    tracing::debug!("a query is asked again: {reason}");
-                }
+            match ask(&machine, index, query.clone(), deadline).await? {
+                Ok(reply) => return Ok(reply),
+                Err(reason) => tracing::debug!("a query is asked again: {reason}"),
             }
             // The epoch is over, or the answer was somebody else's.
             if Instant::now() + QUERY_RETRY >= deadline {
@@ -100,6 +86,25 @@ impl Reads {
             }
             tokio::time::sleep(QUERY_RETRY).await;
         }
+    }
+
+    /// Asks the state machine while the index is still being confirmed: an answer out of a state that turns
+    /// out to hold that index is as good as one that was asked for behind it. The state was read after the
+    /// query arrived, and whether this was the leader's time is what the confirmation says (R2). None: the
+    /// state machine is behind, or did not answer; then it is asked in order.
+    async fn ask_early(&self, query: &Bytes, deadline: Instant) -> Option<pb::QueryReply> {
+        let machine = self.shared.machine.borrow().clone();
+        if machine.applied < self.shared.progress.commit() {
+            return None;
+        }
+        let asked = ask(&machine, 0, query.clone(), deadline).await;
+        asked.ok()?.ok()
+    }
+
+    /// Whether that epoch is still the one that answers.
+    fn is_current(&self, epoch: u64) -> bool {
+        let machine = self.shared.machine.borrow();
+        machine.epoch == epoch && machine.client.is_some()
     }
 
     /// An index that holds everything which was acknowledged before this was asked (R2).
@@ -175,6 +180,46 @@ pub async fn machine_in_use(
             ErrorKind::StateMachineDown,
             "the state machine beside this node does not answer".to_owned(),
         )),
+    }
+}
+
+/// Asks this epoch of the state machine for an answer as of `index` or later.
+///
+/// # Errors
+/// The outer one ends the query: it is refused, or it is too late. The inner one is a reason to ask again:
+/// the epoch is over, or another one answered (R3).
+async fn ask(
+    machine: &Machine,
+    index: Index,
+    query: Bytes,
+    deadline: Instant,
+) -> Result<Result<pb::QueryReply, String>, Failure> {
+    let Some(mut client) = machine.client.clone() else {
+        return Ok(Err("the epoch is over".to_owned()));
+    };
+    let request = pb::QueryRequest {
+        epoch: machine.epoch,
+        min_index: index,
+        query,
+    };
+    match tokio::time::timeout_at(deadline, client.query(request)).await {
+        Err(_) => Err(late()),
+        Ok(Ok(reply)) => {
+            let reply = reply.into_inner();
+            let ours = reply.epoch == machine.epoch && reply.nonce == machine.nonce;
+            Ok(if ours {
+                Ok(reply)
+            } else {
+                Err("the answer is of another epoch".to_owned())
+            })
+        }
+        Ok(Err(status)) => {
+            let reason = net::status_line(&status);
+            if status.code() == tonic::Code::InvalidArgument {
+                return Err((ErrorKind::Invalid, reason));
+            }
+            Ok(Err(reason))
+        }
     }
 }
 
