@@ -87,7 +87,9 @@ fn word(raft: &Raft, from: NodeId, message: &Message) -> Told {
             let previous = append.previous;
             let joins = previous.index <= raft.base().index
                 || raft.term_at(previous.index) == Some(previous.term);
-            joins.then_some(previous.index + append.entries.len() as Index)
+            // What a snapshot covers is committed, and so the same in the leader's log.
+            let end = previous.index + append.entries.len() as Index;
+            joins.then_some(end.max(raft.base().index))
         }
         Message::InstallSnapshot { position, .. } => Some(position.index),
         Message::Heartbeat(_) | Message::CommitNotice { .. } => None,
