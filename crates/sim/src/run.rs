@@ -1,10 +1,13 @@
 //! One run: a world, faults, checkers, and then a while without faults in which everything must converge.
 
+mod budget;
+mod echo;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft_core::{ClusterId, Configuration, Input, NodeId, RoleName};
+use raft_core::{ClusterId, Configuration, Input, NodeId, RoleName, Term};
 use raft_disk::SimDisk;
 
 use crate::check::{self, Checker, Wrong};
@@ -161,6 +164,8 @@ pub(crate) struct Run<'a> {
     pub doomed: BTreeSet<NodeId>,
     /// Nodes that say goodbye before they end.
     pub goodbyes: BTreeSet<Address>,
+    /// The last term in which each was brought old votes.
+    echoed: BTreeMap<NodeId, Term>,
     pub requests: u64,
     pub failed: Option<(&'static str, String)>,
 }
@@ -214,6 +219,7 @@ impl<'a> Run<'a> {
             lost_at: 0,
             doomed: BTreeSet::new(),
             goodbyes: BTreeSet::new(),
+            echoed: BTreeMap::new(),
             requests: 0,
             failed: None,
         }
@@ -363,8 +369,7 @@ impl<'a> Run<'a> {
         }
         let until = self.world.now() + CONVERGING;
         if self.go_on(until, |run| run.unsettled().is_none())? {
-            self.prove_calm()?;
-            return self.settle_again();
+            return self.prove_calm();
         }
         for at in self.started() {
             let server = self.world.node(at).server();
@@ -384,11 +389,11 @@ impl<'a> Run<'a> {
     }
 
     /// After what was tried in the calm.
-    fn settle_again(&mut self) -> Result<(), Wrong> {
+    pub fn settle_again(&mut self, tried: &str) -> Result<(), Wrong> {
         let until = self.world.now() + CONVERGING;
         self.go_on(until, |run| run.unsettled().is_none())?;
         match self.unsettled() {
-            Some(what) => check::wrong("liveness", format!("after the calm: {what}")),
+            Some(what) => check::wrong("liveness", format!("after {tried}: {what}")),
             None => Ok(()),
         }
     }
@@ -492,7 +497,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn look_at(&mut self, at: Address) -> Result<(), Wrong> {
+    pub fn look_at(&mut self, at: Address) -> Result<(), Wrong> {
         let now = self.world.now();
         let tracing = self.settings.trace;
         let (trace, checker, coverage) = (&mut self.trace, &mut self.checker, &mut self.coverage);
@@ -517,6 +522,8 @@ impl<'a> Run<'a> {
         checker.after_step(server, coverage, &mut tell)?;
         if server.parts.ending.is_some() {
             self.look_after(at);
+        } else if self.plan.network.is_raw {
+            self.echo(at);
         }
         Ok(())
     }
@@ -580,78 +587,6 @@ impl<'a> Run<'a> {
         let clients = self.clients.iter();
         let asked = clients.filter_map(|at| self.world.node(*at).client());
         asked.map(|client| client.history.len() as u64).sum()
-    }
-
-    // ---- the budget ----
-
-    /// Every configuration that may be in force somewhere.
-    fn configurations(&self) -> Vec<Arc<Configuration>> {
-        let mut all: Vec<Arc<Configuration>> = self.last_configurations.values().cloned().collect();
-        for at in self.begun.iter() {
-            if let Some(raft) = self.world.node(*at).server().and_then(Server::raft) {
-                all.push(raft.configuration().1);
-                all.push(raft.committed_configuration().1);
-            }
-        }
-        let committed = self.checker.ledger.configuration_at(u64::MAX);
-        all.extend(committed.map(|(_, configuration)| configuration));
-        all.retain(|configuration| !configuration.voters.is_empty());
-        all
-    }
-
-    /// Whether this node's promises may be lost: of every configuration a majority keeps its own. One node
-    /// at a time may be about to lose them: it looks well, and may be made a voter meanwhile.
-    pub fn may_lose(&self, at: Address) -> bool {
-        let Some(lost) = self.id(at) else {
-            return false;
-        };
-        if self.doomed.iter().any(|doomed| *doomed != lost) {
-            return false;
-        }
-        // A leader whose clock stands still takes the dead for living, and may make them voters (M4).
-        if self.begun.iter().any(|at| self.world.clock_stands(*at)) {
-            return false;
-        }
-        let ids: BTreeSet<NodeId> = self.begun.iter().filter_map(|at| self.id(*at)).collect();
-        let keeps = |id: NodeId| id != lost && ids.contains(&id) && !self.doomed.contains(&id);
-        self.configurations()
-            .iter()
-            .all(|configuration| configuration.is_quorum(keeps))
-    }
-
-    /// Whether this node may be put back to that image though nobody might notice: what it has promised
-    /// since is kept by others.
-    pub fn may_roll_back(&self, at: Address, image: &Image) -> bool {
-        let ledger = &self.checker.ledger;
-        let Some(mirror) = self.id(at).and_then(|id| ledger.mirror_of(id)) else {
-            return false;
-        };
-        if self.id(at) != Some(image.id) {
-            return false;
-        }
-        let disk = image.disk.fork();
-        disk.crash_losing_all_unsynced();
-        let options = raft_disk::Options {
-            segment_bytes: self.plan.tuning.segment_bytes,
-            tail_cache_bytes: 0,
-            lay_out_ahead: false,
-        };
-        let Ok((_, recovered)) = raft_disk::LogStore::open(Arc::new(disk), options) else {
-            return false;
-        };
-        let (then, now) = (&recovered.hard_state, &mirror.hard_state);
-        let same_promise = (then.current_term, then.voted_for) == (now.current_term, now.voted_for);
-        let last = mirror.last();
-        let kept = |id: NodeId| id != image.id && ledger.holds(id, last);
-        same_promise && self.configurations().iter().all(|c| c.is_quorum(kept))
-    }
-
-    /// That node may lose what it promised at any moment.
-    pub fn doom(&mut self, at: Address) {
-        if let Some(id) = self.id(at) {
-            self.doomed.insert(id);
-            self.checker.excuse(id);
-        }
     }
 }
 

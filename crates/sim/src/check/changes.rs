@@ -1,13 +1,21 @@
 //! Changes of the configuration, by the rules: what is committed follows from what was committed before.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use raft_core::{Configuration, Index, NodeId, Raft, RoleName};
 
 use super::{Wrong, wrong};
+use crate::world::Micros;
 
 /// M1: voters do not become fewer again. No run has another limit.
 const MIN_VOTERS: usize = 3;
+
+/// M4: who answers has done so within ElectTimeoutMax. No run has another.
+const ANSWERS_WITHIN: Micros = 1_500_000;
+
+/// M4: no run calls a voter dead earlier.
+const DEAD_AT_THE_LEAST: Micros = 4_000_000;
 
 /// `next`, committed at `index` behind `before`, is a step that the rules allow (§6; M1 to M5).
 pub(super) fn follows(
@@ -91,10 +99,51 @@ pub(super) fn may_begin(
     )
 }
 
+/// A change waits for a majority of the voters before and behind it, by the leader's own measure; and whoever
+/// is replaced has been silent for long (M4). `now` is what the leader's clock shows.
+pub(super) fn may_count(
+    id: NodeId,
+    raft: &Raft,
+    now: Micros,
+    old: &Configuration,
+    (index, new): &(Index, Arc<Configuration>),
+) -> Result<(), Wrong> {
+    // The founder alone has nobody to ask, and a joint configuration is ended whoever answers.
+    if *index == 1 || old.is_joint() {
+        return Ok(());
+    }
+    let peers = raft.peers();
+    let silence = |node: &NodeId| {
+        let peer = peers.get(node);
+        peer.map_or(Micros::MAX, |peer| now.saturating_sub(peer.last_contact.0))
+    };
+    let answers = |node: NodeId| node == id || silence(&node) < ANSWERS_WITHIN;
+    let majority = |voters: &BTreeSet<NodeId>| {
+        voters.iter().filter(|node| answers(**node)).count() * 2 > voters.len()
+    };
+    let replaced = new.reason.contains("replaced");
+    let hasty = old
+        .voters
+        .difference(&new.voters)
+        .find(|node| replaced && silence(node) < DEAD_AT_THE_LEAST);
+    let what = if !majority(&old.voters) || !majority(&new.voters) {
+        "and no majority answers (M4)".to_owned()
+    } else if let Some(node) = hasty {
+        format!(
+            "and {node} is replaced, silent for {} us (M4)",
+            silence(node)
+        )
+    } else {
+        return Ok(());
+    };
+    wrong(
+        "configuration",
+        format!("{id} appends configuration {index} behind {old:?}, {what}: {new:?}"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn of(voters: &[u128]) -> Configuration {

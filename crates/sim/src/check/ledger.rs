@@ -193,6 +193,14 @@ impl Ledger {
             if hard_state.current_term < mirror.hard_state.current_term {
                 return wrong("monotone", format!("{id} stores a lower term"));
             }
+            let before = &mirror.hard_state;
+            if hard_state.current_term == before.current_term
+                && before.voted_for.is_some()
+                && hard_state.voted_for != before.voted_for
+            {
+                let what = format!("{id} stored {before:?}, and stores {hard_state:?}");
+                return wrong("durable-promises", what);
+            }
             mirror.hard_state = hard_state;
         }
         if let Some(snapshot) = write.install {

@@ -16,6 +16,7 @@
 //! | `monotone` | term, commit index, what stale reads show |
 //! | `configuration` | each change follows from the one before by the rules, and is in the log; who leads votes (§6, M1 to M5) |
 //! | `promises-are-kept` | what a disk had stored is there at the next start, and the node goes by it (figure 2, D7) |
+//! | `manners`, `reads`, `hand-over` | who campaigns, refuses, loses a leader, reads, leaves or hands over does so when and as it may (E1 to E5, R2, D4, M1, W3, §3.10) |
 //! | `calm` | what must not depose a leader does not, and who is alone leads no more (E2, E3) |
 //! | `removed-stays-removed` | an id that has left never comes back (M3) |
 //! | `linearizability` | one correct store could have answered so ([`crate::history`]) |
@@ -27,6 +28,7 @@ mod changes;
 mod finally;
 mod kept;
 mod ledger;
+mod manners;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -34,15 +36,17 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft_core::message::AppendOutcome;
+use raft_core::message::{AppendOutcome, RequestVoteReply};
 use raft_core::{
-    Configuration, Entry, Index, Message, NodeId, Position, Raft, RoleName, Term, Write,
+    Configuration, Entry, Event as CoreEvent, Index, Input, Message, NodeId, Position, Raft,
+    RoleName, Term, Write,
 };
 
 use crate::coverage::Coverage;
 use crate::node::{Note, Server};
 pub use finally::at_end;
 use ledger::Ledger;
+use manners::Manners;
 
 /// What may wait at one node.
 const MAX_WAITING: usize = 4_000;
@@ -77,6 +81,9 @@ pub struct Checker {
     removed: BTreeMap<NodeId, Index>,
     /// Their disks were damaged, or put back in time.
     excused: BTreeSet<NodeId>,
+    manners: Manners,
+    /// Campaigns that were begun, by anyone.
+    pub(crate) campaigns: u64,
 }
 
 #[derive(Clone, Default)]
@@ -94,6 +101,29 @@ impl Checker {
     /// That node's disk was damaged, or put back in time: it may have lost what it had stored.
     pub fn excuse(&mut self, id: NodeId) {
         self.excused.insert(id);
+    }
+
+    /// The votes that were given to that node before that term, as they were sent.
+    pub(crate) fn votes_before(&self, id: NodeId, term: Term) -> Vec<Input> {
+        let given = self.votes.iter().filter(|((voter, given_in), candidate)| {
+            **candidate == id && *voter != id && *given_in < term
+        });
+        let as_sent = |(voter, given_in): (NodeId, Term)| Input::Message {
+            from: voter,
+            message: Message::RequestVoteReply(RequestVoteReply {
+                term: given_in,
+                pre_vote: false,
+                granted: true,
+                request_term: given_in,
+                hears_leader: false,
+            }),
+        };
+        given.map(|(vote, _)| as_sent(*vote)).collect()
+    }
+
+    /// The "no" that this process was told last, if it has just asked another question (E2).
+    pub(crate) fn late_answer(&mut self, id: NodeId) -> Option<Input> {
+        self.manners.late_answer(id)
     }
 
     /// Looks at a node that has just taken a step.
@@ -149,6 +179,15 @@ impl Checker {
         if begins {
             self.new_leader(id, raft)?;
         }
+        if let Some(leader) = raft.leader()
+            && self.leaders.get(&term) != Some(&leader)
+        {
+            let known = self.leaders.get(&term);
+            let what = format!("{id} follows {leader} in term {term}, which {known:?} leads");
+            return wrong("election-safety", what);
+        }
+        let is_voter = configuration.1.is_voter(id);
+        self.manners.look(id, raft, is_voter)?;
         changes::fits(id, raft, ends)?;
         if commits {
             // Whatever it has appended since, in the same step, was not in force when it counted.
@@ -157,6 +196,8 @@ impl Checker {
         self.ledger.is_in_log(id, raft, &configuration)?;
         if is_new && leads {
             changes::may_begin(id, raft, &before, &configuration)?;
+            let now = self.manners.clock(id);
+            changes::may_count(id, raft, now, &before.1, &configuration)?;
         }
         if is_new {
             for member in configuration.1.members() {
@@ -179,6 +220,18 @@ impl Checker {
         let known = *self.leaders.entry(term).or_insert(id);
         if known != id {
             let what = format!("{known} and {id} lead term {term}");
+            return wrong("election-safety", what);
+        }
+        let voted = |voter: NodeId| {
+            let own = voter == id && raft.hard_state().voted_for == Some(id);
+            own || self.votes.get(&(voter, term)) == Some(&id)
+        };
+        let configuration = raft.configuration().1;
+        if !configuration.is_quorum(voted) {
+            let voters = configuration.all_voters();
+            let gave: Vec<&NodeId> = voters.iter().filter(|voter| voted(**voter)).collect();
+            let what =
+                format!("{id} leads term {term}, and of {voters:?} only {gave:?} voted for it");
             return wrong("election-safety", what);
         }
         for (index, committed) in self.ledger.committed_before(term) {
@@ -238,6 +291,7 @@ impl Checker {
         match note {
             Note::Began { recovered, boot } => {
                 trace(format!("starts, boot {boot}, last {:?}", recovered.last));
+                self.manners.begins(id);
                 let excused = self.excused.contains(&id);
                 self.ledger.begins(id, &recovered, boot, excused)?;
                 if let Some(raft) = server.raft() {
@@ -251,9 +305,22 @@ impl Checker {
                 };
                 self.seen.insert(id, seen);
             }
+            Note::Step { now, told } => {
+                let committed = self.ledger.len();
+                self.manners.told(id, now, told, committed);
+            }
+            Note::Probe { of } => self.manners.probes(id, of),
+            Note::Read { request, index } => self.manners.reads(id, request, index)?,
             Note::Doubtful => self.ledger.doubt(id),
             Note::Stored(writes) => self.stored(id, writes, coverage)?,
-            Note::Sent { to, message } => self.sent(id, to, &message)?,
+            Note::Sent { to, message } => {
+                if let Some(raft) = server.raft() {
+                    let known = !self.excused.contains(&to);
+                    self.manners
+                        .says((id, raft), to, &message, known, &self.ledger)?;
+                }
+                self.sent(id, to, &message)?;
+            }
             Note::Committed { index, entries } => self.committed(id, server, index, entries)?,
             Note::Snapshot { meta, installed } => {
                 let what = if installed {
@@ -283,12 +350,15 @@ impl Checker {
             Note::Event(event) => {
                 coverage.core(&event);
                 trace(format!("{event:?}"));
+                self.campaigns += u64::from(matches!(event, CoreEvent::Election { .. }));
+                self.manners.event(id, server.raft(), &event)?;
             }
             Note::RolledBack(peer) => {
                 coverage.event("rollback detected");
                 trace(format!("{peer} was rolled back"));
             }
-            Note::LeaveDecided(removed) => {
+            Note::LeaveDecided { request, removed } => {
+                self.manners.leave_decided(id, request);
                 coverage.event(if removed { "leave" } else { "leave declined" });
             }
             Note::Wrong(sentence) => return wrong("node", format!("{id}: {sentence}")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::sessions::{Outcome, SessionTable};
+use raft_core::waiters::Answer;
 use raft_core::walk::{Height, Sent, Walk};
 use raft_core::{Index, Input, Payload, Position};
 use raft_disk::SnapshotError;
@@ -12,7 +13,7 @@ use state_machine::snapshot::FORMAT;
 
 use super::machine::Hello;
 use super::message::Reply;
-use super::process::Process;
+use super::process::{Asker, Process};
 use super::serving::Put;
 use super::{Note, Parts, Taken, Task};
 use crate::party::Party;
@@ -168,7 +169,7 @@ impl Process {
                 return Err("its session table is of another index".to_owned());
             }
             self.applying.walk = Walk::behind(table, reader.meta().log_time_ms);
-            for (client, number) in self.waiters.passed(position.index) {
+            for Asker { client, number, .. } in self.waiters.passed(position.index) {
                 self.late_reply(client, number, Reply::Unknown);
             }
         }
@@ -339,7 +340,14 @@ impl Process {
                 self.waiters.wake(sent.position, || answer, tell);
             }
         }
-        for ((client, number), answer) in told {
+        for (asker, answer) in told {
+            let Asker { client, number, .. } = asker;
+            if let (Some(stands), Answer::Outcome(position, _)) = (asker.stands, &answer)
+                && stands != *position
+            {
+                let what = format!("who waits for {stands:?} is answered for {position:?} (W1)");
+                parts.note(Note::Wrong(what));
+            }
             self.answer(host, client, number, answer);
         }
         if let Some(epoch) = &mut self.applying.epoch {

@@ -8,7 +8,7 @@ use raft_core::{Input, Message, NodeId};
 
 use super::message::{Claim, Wire};
 use super::process::Process;
-use super::{Ending, Parts, Task, address_of, id_at};
+use super::{Ending, Note, Parts, Task, address_of, id_at};
 use crate::party::Party;
 use crate::world::{Address, Host, Lane, Micros};
 
@@ -106,6 +106,11 @@ impl Process {
         message: Message,
     ) {
         let lane = Process::lane_of(&message);
+        if lane == Lane::Bulk && matches!(message, Message::Heartbeat(_)) {
+            parts.note(Note::Wrong(
+                "a heartbeat goes with the bulk (W3)".to_owned(),
+            ));
+        }
         let wire = Wire::Raft {
             from: parts.id,
             to,

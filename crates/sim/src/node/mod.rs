@@ -19,6 +19,7 @@ mod process;
 mod pulling;
 mod serving;
 mod storing;
+mod told;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use raft_core::sessions::Outcome;
 use raft_core::walk::Sent;
 use raft_core::{
     Boot, ClusterId, Entry, Event as CoreEvent, HardState, Index, Input, Message, NodeId, Options,
-    Position, Recovered, SnapshotMeta, Term, Time, Write,
+    Position, Recovered, RequestId, SnapshotMeta, Term, Time, Write,
 };
 use raft_disk::{OpenError, SimDisk, SnapshotOptions};
 
@@ -38,6 +39,7 @@ use machine::Machine;
 use message::Wire;
 use power::Power;
 use process::Process;
+pub use told::Told;
 
 /// How a node of this run is built, and how fast its parts are.
 #[derive(Clone, Debug)]
@@ -142,6 +144,13 @@ pub enum Note {
     },
     /// A group of writes failed, or the power went while it was written: it may have happened.
     Doubtful,
+    /// The core is about to be told something.
+    Step {
+        /// What the node's clock shows.
+        now: Micros,
+        /// What.
+        told: Told,
+    },
     /// A group is durable.
     Stored(Vec<Write>),
     /// A word of the core left.
@@ -186,7 +195,24 @@ pub enum Note {
     /// A peer's disk has lost promises.
     RolledBack(NodeId),
     /// A leave was decided.
-    LeaveDecided(bool),
+    LeaveDecided {
+        /// Which.
+        request: RequestId,
+        /// The node is gone for good.
+        removed: bool,
+    },
+    /// A leader is asked whether it leads (E2).
+    Probe {
+        /// Who, which start, which term.
+        of: (NodeId, Boot, Term),
+    },
+    /// A read may be served, or cannot be.
+    Read {
+        /// Which.
+        request: RequestId,
+        /// As of which entry.
+        index: Option<Index>,
+    },
     /// Something that must not be.
     Wrong(String),
     /// Something for the trace.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raft_core::waiters::Waiters;
 use raft_core::{
-    Effect, Entry, Index, Input, NodeId, Persisted, Proposal, Raft, RequestId, RoleName,
+    Effect, Entry, Index, Input, NodeId, Persisted, Position, Proposal, Raft, RequestId, RoleName,
 };
 use raft_disk::{Disk, Identity, LogReader, LogStore, SnapshotStore};
 
@@ -15,13 +15,24 @@ use super::message::{Claim, Wire};
 use super::pulling::Pulling;
 use super::serving::{Put, Reading, Serving};
 use super::storing::Storing;
-use super::{Ending, Note, Parts, Power, StartError, Task, address_of, snapshot_options, time};
+use super::{
+    Ending, Note, Parts, Power, StartError, Task, Told, address_of, snapshot_options, time,
+};
 use crate::dice::Dice;
 use crate::party::Party;
 use crate::world::{Address, Event, Host, Lane};
 
 /// Bytes of entries that go to the state machine from memory at once.
 pub(super) const HANDED_OUT_BYTES: usize = 1 << 20;
+
+/// Who waits for an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub client: Address,
+    pub number: u64,
+    /// Where it stands, if it stands nowhere else: it is of no session.
+    pub stands: Option<Position>,
+}
 
 /// A daemon's process.
 pub(super) struct Process {
@@ -36,7 +47,7 @@ pub(super) struct Process {
     pub links: Links,
     pub pulling: Pulling,
     pub serving: Serving,
-    pub waiters: Waiters<(Address, u64)>,
+    pub waiters: Waiters<Asker>,
     /// Proposals in the core's hands.
     pub proposals: BTreeMap<RequestId, (bool, Address, u64)>,
     pub reads: BTreeMap<RequestId, Reading>,
@@ -223,6 +234,9 @@ impl Process {
 
     /// Hands one input to the core, and carries out what comes back.
     pub fn step(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, input: Input) {
+        let told = Told::of(&self.raft, &input);
+        let now = host.now();
+        parts.note(Note::Step { now, told });
         let effects = self.raft.step(time(host), input);
         // Before any acknowledgement leaves: a Hello that is composed later must not claim less (D5).
         if let Some((term, durable_index)) = self.raft.durable_claim() {
@@ -270,7 +284,12 @@ impl Process {
             Effect::Committed { index } => self.hand_out(parts, index),
             Effect::Accepted { request, position } => {
                 if let Some((in_session, client, number)) = self.proposals.remove(&request) {
-                    self.waiters.wait(position, in_session, (client, number));
+                    let asker = Asker {
+                        client,
+                        number,
+                        stands: (!in_session).then_some(position),
+                    };
+                    self.waiters.wait(position, in_session, asker);
                 }
             }
             Effect::Refused { request, reason } => {
@@ -281,13 +300,28 @@ impl Process {
             }
             Effect::SteppedDown => {
                 let unknown = self.waiters.stepped_down(self.raft.commit_index());
-                for (client, number) in unknown {
+                for Asker { client, number, .. } in unknown {
                     self.reply(host, client, number, super::message::Reply::Unknown);
                 }
             }
-            Effect::ReadReady { request, index } => self.read_ready(parts, host, request, index),
-            Effect::ReadFailed { request, .. } => self.read_failed(host, request),
+            Effect::ReadReady { request, index } => {
+                let read = Note::Read {
+                    request,
+                    index: Some(index),
+                };
+                parts.note(read);
+                self.read_ready(parts, host, request, index);
+            }
+            Effect::ReadFailed { request, .. } => {
+                parts.note(Note::Read {
+                    request,
+                    index: None,
+                });
+                self.read_failed(host, request);
+            }
             Effect::Probe { peer, boot, term } => {
+                let of = (peer, boot, term);
+                parts.note(Note::Probe { of });
                 let message = Wire::Probe {
                     to: peer,
                     boot,
@@ -295,7 +329,9 @@ impl Process {
                 };
                 host.call(address_of(peer), message);
             }
-            Effect::LeaveDecided { removed, .. } => parts.note(Note::LeaveDecided(removed)),
+            Effect::LeaveDecided {
+                request, removed, ..
+            } => parts.note(Note::LeaveDecided { request, removed }),
             Effect::Challenge { peer, number } => {
                 let asker = self.claim.boot;
                 let question = Wire::Challenge {
@@ -415,6 +451,7 @@ fn is_promise(message: &raft_core::Message) -> bool {
         raft_core::Message::RequestVote(_)
             | raft_core::Message::RequestVoteReply(_)
             | raft_core::Message::AppendEntriesReply(_)
+            | raft_core::Message::TimeoutNow { .. }
     )
 }
 

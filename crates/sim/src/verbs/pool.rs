@@ -14,6 +14,7 @@ use sim::{Coverage, Failure, Settings};
 const MUST_HAPPEN: &[&str] = &[
     "compaction",
     "configuration change",
+    "crash within an install",
     "damage found",
     "disk failed",
     "election",

@@ -11,4 +11,8 @@ pub fn why(mutant: Mutant) -> Option<&'static str> {
         .map(|(_, why)| *why)
 }
 
-const KNOWN: &[(Mutant, &str)] = &[];
+const KNOWN: &[(Mutant, &str)] = &[(
+    Mutant::M4NoBudget,
+    "an hour's budget that is used up would only make each end wait for the next hour: \
+     m4_automatic_changes_have_a_budget, of the core, fails under it",
+)];
