@@ -154,6 +154,10 @@ pub(crate) struct Run<'a> {
     pub former: BTreeSet<NodeId>,
     /// Ids whose disks are damaged, or were put back in time: they may be lost at any moment.
     pub doomed: BTreeSet<NodeId>,
+    /// Those of them of which nothing but the log is damaged: it may be repaired.
+    pub wounded: BTreeSet<NodeId>,
+    /// A cluster beside this one, of one node that gives way: its founder, and who looks at it.
+    pub beside: Option<(NodeId, Checker)>,
     /// Nodes that say goodbye before they end.
     pub goodbyes: BTreeSet<Address>,
     pub requests: u64,
@@ -207,6 +211,8 @@ impl<'a> Run<'a> {
             last_configurations: BTreeMap::new(),
             former: BTreeSet::new(),
             doomed: BTreeSet::new(),
+            wounded: BTreeSet::new(),
+            beside: None,
             goodbyes: BTreeSet::new(),
             requests: 0,
             failed: None,
@@ -279,6 +285,7 @@ impl<'a> Run<'a> {
 
     /// The nodes start, the first one founds, the others join.
     fn form(&mut self) -> Result<(), Wrong> {
+        self.start_falsely()?;
         for at in 0..self.plan.nodes {
             self.begun.insert(at);
             self.start(at);
@@ -358,6 +365,8 @@ impl<'a> Run<'a> {
         let until = self.world.now() + CONVERGING;
         if self.go_on(until, |run| run.unsettled().is_none())? {
             self.prove_calm()?;
+            self.settle_again()?;
+            self.take_course()?;
             return self.settle_again();
         }
         for at in self.started() {
@@ -378,7 +387,7 @@ impl<'a> Run<'a> {
     }
 
     /// After what was tried in the calm.
-    fn settle_again(&mut self) -> Result<(), Wrong> {
+    pub fn settle_again(&mut self) -> Result<(), Wrong> {
         let until = self.world.now() + CONVERGING;
         self.go_on(until, |run| run.unsettled().is_none())?;
         match self.unsettled() {
@@ -444,7 +453,7 @@ impl<'a> Run<'a> {
     }
 
     /// Goes on until then, or until it is so. Whether it is.
-    fn go_on(&mut self, until: Micros, done: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
+    pub fn go_on(&mut self, until: Micros, done: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
         let mut look = 0;
         loop {
             let chore = self
@@ -508,9 +517,17 @@ impl<'a> Run<'a> {
             raft.commit_index() ^ (raft.term() << 32) ^ raft.last().index
         });
         coverage.hash = mix(mix(coverage.hash, now, at as u64), state, 7);
+        let checker = match &mut self.beside {
+            Some((id, beside)) if *id == server.parts.id => beside,
+            _ => checker,
+        };
         checker.after_step(server, coverage, &mut tell)?;
+        let repaired = std::mem::take(&mut server.parts.repaired);
         if server.parts.ending.is_some() {
             self.look_after(at);
+        }
+        if repaired {
+            self.is_whole(at);
         }
         Ok(())
     }
@@ -640,6 +657,7 @@ impl<'a> Run<'a> {
     pub fn doom(&mut self, at: Address) {
         if let Some(id) = self.id(at) {
             self.doomed.insert(id);
+            self.wounded.remove(&id);
             self.checker.excuse(id);
         }
     }

@@ -1,5 +1,6 @@
 //! What disks do wrong: they hang, fill up, fail, decay, are lost, or go back in time.
 
+use raft_disk::Disk;
 use raft_disk::sim::{Fault, Operation};
 
 use super::{Chore, Kind};
@@ -59,13 +60,15 @@ impl Run<'_> {
                 self.begin_anew(at);
                 true
             }
+            Kind::LogLost => self.lose_log(at),
             Kind::RollBack => self.roll_back(at),
             _ => false,
         }
     }
 
-    /// Flips a bit where it will be noticed: in a segment that has a successor, or in a snapshot. (In the
-    /// very last batch it would look like a torn tail, which nobody can tell apart.)
+    /// Flips a bit where it will be noticed: in a segment that has a successor, in the newest one below what a
+    /// later batch vouches for, or in a snapshot. (In the very last batch it would look like a torn tail, which
+    /// nobody can tell apart.) A log so damaged is repaired (D6), and nothing that it promised is excused.
     fn flip(&mut self, at: Address) -> bool {
         if !self.may_lose(at) {
             return false;
@@ -74,26 +77,70 @@ impl Run<'_> {
             return false;
         };
         let disk = server.parts.disk.clone();
-        let names = raft_disk::Disk::list(&disk).unwrap_or_default();
-        let segments: Vec<&String> = names.iter().filter(|n| is_segment(n)).collect();
-        let older = segments.len().saturating_sub(1);
-        let snapshots = names.iter().filter(|name| is_snapshot(name));
-        let targets: Vec<&String> = segments.into_iter().take(older).chain(snapshots).collect();
-        let Some(name) = self.dice.pick(&targets).map(|name| (*name).clone()) else {
+        let names = Disk::list(&disk).unwrap_or_default();
+        let newest = names.iter().filter(|name| is_segment(name)).max();
+        let whole = |name: &String| {
+            let bytes = disk.contents(name).unwrap_or_default();
+            let last = bytes.iter().rposition(|byte| *byte != 0);
+            (name.clone(), 0..last.map_or(1, |last| last as u64))
+        };
+        let mut targets: Vec<(String, std::ops::Range<u64>)> = names
+            .iter()
+            .filter(|name| is_snapshot(name) || (is_segment(name) && Some(*name) != newest))
+            .map(whole)
+            .collect();
+        targets.extend(server.vouched().filter(|(_, range)| !range.is_empty()));
+        let Some((name, range)) = self.dice.pick(&targets).cloned() else {
             return false;
         };
-        let length = disk.contents(&name).map_or(0, |bytes| bytes.len() as u64);
-        let used = disk.contents(&name).map_or(0, |bytes| {
-            bytes
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last as u64)
-        });
-        let offset = self.dice.below(used.max(1).min(length.max(1)));
+        let offset = range.start + self.dice.below((range.end - range.start).max(1));
+        self.flip_at(at, &name, offset);
+        true
+    }
+
+    pub(crate) fn flip_at(&mut self, at: Address, name: &str, offset: u64) {
         let bit = u8::try_from(self.dice.below(8)).unwrap_or(0);
-        disk.flip(&name, offset, bit);
-        self.doom(at);
+        if let Some(server) = self.world.node(at).server() {
+            server.parts.disk.flip(name, offset, bit);
+        }
         self.say(at, || format!("bit {bit} of byte {offset} of {name}"));
+        if is_snapshot(name) {
+            return self.doom(at);
+        }
+        let Some(id) = self.id(at) else { return };
+        self.checker.damage(id);
+        // Alone of its kind it is repaired, and the node may promise again.
+        if self.doomed.insert(id) {
+            self.wounded.insert(id);
+        }
+    }
+
+    /// The log is gone, and the identity is not: the node must not start (D5).
+    fn lose_log(&mut self, at: Address) -> bool {
+        let bound = self
+            .world
+            .node(at)
+            .server()
+            .is_some_and(|server| server.cluster().is_some());
+        if !bound || !self.may_lose(at) {
+            return false;
+        }
+        self.crash(at, true);
+        let back = self.dice.between(50, 3_000) * 1_000;
+        self.later(back, Chore::Start(at));
+        if let Some(server) = self.world.node(at).server() {
+            let disk = &server.parts.disk;
+            for name in Disk::list(disk).unwrap_or_default() {
+                if is_segment(&name) {
+                    let _ = disk.remove(&name);
+                }
+            }
+            let _ = disk.sync_dir();
+        }
+        if let Some(id) = self.id(at) {
+            self.doomed.insert(id);
+            self.wounded.remove(&id);
+        }
         true
     }
 
@@ -135,12 +182,12 @@ impl Run<'_> {
     }
 }
 
-fn is_segment(name: &str) -> bool {
+pub(crate) fn is_segment(name: &str) -> bool {
     name.strip_prefix("log-")
         .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-fn is_snapshot(name: &str) -> bool {
+pub(crate) fn is_snapshot(name: &str) -> bool {
     name.strip_prefix("snapshot-").is_some_and(|rest| {
         rest.bytes()
             .next()

@@ -7,6 +7,8 @@ mod disks;
 mod operators;
 mod processes;
 
+pub(crate) use disks::is_snapshot;
+
 use crate::run::Run;
 use crate::world::{Address, Lane};
 
@@ -28,11 +30,14 @@ pub enum Kind {
     DiskError,
     BitFlip,
     Wipe,
+    LogLost,
     RollBack,
     ClockJump,
     ClockDrift,
     ClockStop,
     MachineCrash,
+    MachineHangs,
+    GarbledPart,
     GracefulStop,
     Transfer,
     Leave,
@@ -41,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Kill,
         Kind::PowerCut,
         Kind::PowerCutOfAll,
@@ -56,11 +61,14 @@ impl Kind {
         Kind::DiskError,
         Kind::BitFlip,
         Kind::Wipe,
+        Kind::LogLost,
         Kind::RollBack,
         Kind::ClockJump,
         Kind::ClockDrift,
         Kind::ClockStop,
         Kind::MachineCrash,
+        Kind::MachineHangs,
+        Kind::GarbledPart,
         Kind::GracefulStop,
         Kind::Transfer,
         Kind::Leave,
@@ -84,11 +92,14 @@ impl Kind {
             Kind::DiskError => "disk error",
             Kind::BitFlip => "bit flip",
             Kind::Wipe => "disk wiped",
+            Kind::LogLost => "log lost",
             Kind::RollBack => "disk back in time",
             Kind::ClockJump => "clock jump",
             Kind::ClockDrift => "clock drift",
             Kind::ClockStop => "clock stopped",
             Kind::MachineCrash => "state machine crash",
+            Kind::MachineHangs => "state machine hangs",
+            Kind::GarbledPart => "snapshot part garbled",
             Kind::GracefulStop => "graceful stop",
             Kind::Transfer => "leadership transfer",
             Kind::Leave => "node leaves",
@@ -238,6 +249,17 @@ impl Run<'_> {
                     server.crash_machine(host, back);
                     true
                 });
+            }
+            Kind::MachineHangs => {
+                let until = self.world.now() + span(self, 500, 4_000);
+                if let Some(server) = self.world.node_mut(at).server_mut() {
+                    server.parts.machine_hangs_until = until;
+                }
+            }
+            Kind::GarbledPart => {
+                if let Some(server) = self.world.node_mut(at).server_mut() {
+                    server.parts.garbles = true;
+                }
             }
             _ => return self.make_on_disk(kind, at),
         }

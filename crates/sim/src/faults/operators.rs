@@ -71,6 +71,9 @@ impl Run<'_> {
             .dice
             .between(self.plan.hint_gap / 2, self.plan.hint_gap);
         self.later(wait, Chore::Hints(at));
+        if self.give_up_repair(at) {
+            return;
+        }
         if !self.faulty && self.is_orphan(at) {
             self.coverage.event("orphan");
             self.crash(at, false);

@@ -5,6 +5,9 @@ use crate::node::{Ending, StartError};
 use crate::run::Run;
 use crate::world::{Address, Micros};
 
+/// How long a log is repaired before an operator gives it up.
+const REPAIR_PATIENCE: Micros = 15_000_000;
+
 impl Run<'_> {
     /// The process dies. With `power` the machine does.
     pub(crate) fn crash(&mut self, at: Address, power: bool) {
@@ -37,6 +40,7 @@ impl Run<'_> {
             server.begin_anew();
             self.former.insert(id);
             self.doomed.remove(&id);
+            self.wounded.remove(&id);
             self.coverage.event("new id");
         }
     }
@@ -53,7 +57,7 @@ impl Run<'_> {
         });
         let doomed = self.id(at).is_some_and(|id| self.doomed.contains(&id));
         match started {
-            Ok(()) => self.coverage.event("start"),
+            Ok(()) => self.started_at(at, doomed),
             Err(StartError::Damaged(reason)) if doomed => {
                 self.say(at, || format!("does not start: {reason}"));
                 self.coverage.event("damage found");
@@ -66,11 +70,54 @@ impl Run<'_> {
                 self.give_up_start(at);
                 self.later(300_000, Chore::Start(at));
             }
+            Err(StartError::Wounded(_)) => {}
             Err(StartError::Damaged(reason)) => {
                 let what = format!("node {at} does not start: {reason}");
                 self.failed.get_or_insert(("start", what));
             }
         }
+    }
+
+    /// It runs, or fetches first what its log lacks.
+    fn started_at(&mut self, at: Address, doomed: bool) {
+        self.coverage.event("start");
+        let server = self.world.node(at).server();
+        let is_damaged = server.is_some_and(|server| server.repairing_since().is_some());
+        match (is_damaged, doomed) {
+            (true, true) => self.coverage.event("damage found"),
+            (true, false) => {
+                let what = format!("the log of node {at} is damaged, and nobody has damaged it");
+                self.failed.get_or_insert(("start", what));
+            }
+            (false, _) => self.is_whole(at),
+        }
+    }
+
+    /// A log that has opened was read from end to end: what was damaged in it is put right, or is gone.
+    pub(crate) fn is_whole(&mut self, at: Address) {
+        if let Some(id) = self.id(at)
+            && self.wounded.remove(&id)
+        {
+            self.doomed.remove(&id);
+        }
+    }
+
+    /// Nobody could help for so long that an operator has the node begin anew.
+    pub(super) fn give_up_repair(&mut self, at: Address) -> bool {
+        let since = self
+            .world
+            .node(at)
+            .server()
+            .and_then(|server| server.repairing_since());
+        let now = self.world.with(at, |_, host| host.now());
+        if since.is_none_or(|since| now < since + REPAIR_PATIENCE) {
+            return false;
+        }
+        self.coverage.event("repair given up");
+        self.crash(at, false);
+        self.begin_anew(at);
+        self.later(100_000, Chore::Start(at));
+        true
     }
 
     fn give_up_start(&mut self, at: Address) {

@@ -8,7 +8,7 @@ use raft_core::{Input, Message, NodeId};
 
 use super::message::{Claim, Wire};
 use super::process::Process;
-use super::{Ending, Parts, Task, address_of, id_at};
+use super::{Ending, Note, Parts, Task, address_of, id_at};
 use crate::party::Party;
 use crate::world::{Address, Host, Lane, Micros};
 
@@ -263,7 +263,15 @@ impl Process {
             durable_index: claim.durable_index,
             challenged,
         };
+        let before = parts.notes.len();
         self.step(parts, host, input);
+        let doubts = |note: &Note| match note {
+            Note::Challenged(doubted) | Note::RolledBack(doubted) => *doubted == peer,
+            _ => false,
+        };
+        if challenged.is_some() && !parts.notes.iter().skip(before).any(doubts) {
+            parts.note(Note::Trusted(peer));
+        }
     }
 
     /// Removed for good (M3), or its disk has lost promises (D5).
