@@ -201,9 +201,9 @@ impl Process {
         match finished {
             Ok(info) => {
                 self.pulling.at_least = 0;
+                self.look_at_received(parts, info.meta.position);
                 let _ = self.snapshots.retain(&[]);
                 let snapshot = info.meta;
-                self.look_at_received(parts, snapshot.position);
                 self.step(parts, host, Input::SnapshotReceived { snapshot });
             }
             Err(error) => parts.say(|| format!("a snapshot was refused: {error}")),
