@@ -6,6 +6,7 @@
 
 mod survey;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,6 +117,8 @@ pub(crate) struct Current {
     pub marked: bool,
     /// Checksum of the last header.
     pub checksum: u32,
+    /// Bytes that were written since the opening, and whose damage a later batch tells from a torn tail.
+    pub vouched: Range<u64>,
 }
 
 struct Segment {
@@ -200,6 +203,7 @@ pub(crate) fn recover(
             synced: end.end,
             marked: end.marked,
             checksum: end.checksum,
+            vouched: end.end..end.end,
         });
     }
     Ok((replay, snapshot))

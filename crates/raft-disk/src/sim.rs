@@ -414,6 +414,17 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// Whether the file with all that a reader would see of it, and its name, survive a power cut.
+    pub fn is_durable(&self, name: &str) -> bool {
+        let state = self.state();
+        let Some(id) = state.names.get(name) else {
+            return false;
+        };
+        let content = state.files.get(id);
+        state.durable_names.get(name) == Some(id)
+            && content.is_some_and(|content| content.pending.is_empty())
+    }
+
     /// Puts a file there, durably, in place of the old one.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         let state = &mut *self.state();

@@ -208,6 +208,13 @@ impl LogStore {
         self.terms.base
     }
 
+    /// Bytes of the newest segment whose damage is told from a torn tail, by the durable word of a later
+    /// batch (D3): its name, and where they are. For those who damage a disk on purpose.
+    pub fn vouched(&self) -> Option<(&str, std::ops::Range<u64>)> {
+        let current = self.current.as_ref()?;
+        Some((&current.name, current.vouched.clone()))
+    }
+
     /// What every batch says of the log before it (D6).
     fn standing(&self) -> Standing {
         Standing::new(self.terms.last(), &self.hard_state)
@@ -349,6 +356,8 @@ impl LogStore {
                     .map_err(poisoned)?;
                 let offset = current.end;
                 current.end += self.buffer.len() as u64;
+                // That is what its header says.
+                current.vouched.end = current.synced;
                 current.synced = current.end;
                 current.marked = false;
                 current.checksum = checksum;
@@ -458,6 +467,7 @@ impl LogStore {
             synced: end,
             marked: false,
             checksum,
+            vouched: offset..offset,
         });
         Ok(offset)
     }

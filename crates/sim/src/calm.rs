@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
     }
 
     /// Nothing gets from others to that node, nor back if `both_ways`.
-    fn cut_off(&mut self, at: Address, both_ways: bool) {
+    pub(crate) fn cut_off(&mut self, at: Address, both_ways: bool) {
         for other in self.started() {
             if other != at {
                 self.world.cut(other, at);

@@ -11,6 +11,7 @@
 mod calm;
 pub mod check;
 pub mod client;
+mod courses;
 pub mod coverage;
 mod dice;
 pub mod explore;

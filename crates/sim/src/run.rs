@@ -162,6 +162,10 @@ pub(crate) struct Run<'a> {
     pub lost_at: Micros,
     /// Ids whose disks are damaged, or were put back in time: they may be lost at any moment.
     pub doomed: BTreeSet<NodeId>,
+    /// Those of them of which nothing but the log is damaged: it may be repaired.
+    pub wounded: BTreeSet<NodeId>,
+    /// A cluster beside this one, of one node that gives way: its founder, and who looks at it.
+    pub beside: Option<(NodeId, Checker)>,
     /// Nodes that say goodbye before they end.
     pub goodbyes: BTreeSet<Address>,
     /// The last term in which each was brought old votes.
@@ -218,6 +222,8 @@ impl<'a> Run<'a> {
             former: BTreeSet::new(),
             lost_at: 0,
             doomed: BTreeSet::new(),
+            wounded: BTreeSet::new(),
+            beside: None,
             goodbyes: BTreeSet::new(),
             echoed: BTreeMap::new(),
             requests: 0,
@@ -291,6 +297,7 @@ impl<'a> Run<'a> {
 
     /// The nodes start, the first one founds, the others join.
     fn form(&mut self) -> Result<(), Wrong> {
+        self.start_falsely()?;
         for at in 0..self.plan.nodes {
             self.begun.insert(at);
             self.start(at);
@@ -369,7 +376,9 @@ impl<'a> Run<'a> {
         }
         let until = self.world.now() + CONVERGING;
         if self.go_on(until, |run| run.unsettled().is_none())? {
-            return self.prove_calm();
+            self.prove_calm()?;
+            self.take_course()?;
+            return self.settle_again("the last course");
         }
         for at in self.started() {
             let server = self.world.node(at).server();
@@ -455,7 +464,7 @@ impl<'a> Run<'a> {
     }
 
     /// Goes on until then, or until it is so. Whether it is.
-    fn go_on(&mut self, until: Micros, done: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
+    pub fn go_on(&mut self, until: Micros, done: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
         let mut look = 0;
         loop {
             let chore = self
@@ -519,11 +528,19 @@ impl<'a> Run<'a> {
             raft.commit_index() ^ (raft.term() << 32) ^ raft.last().index
         });
         coverage.hash = mix(mix(coverage.hash, now, at as u64), state, 7);
+        let checker = match &mut self.beside {
+            Some((id, beside)) if *id == server.parts.id => beside,
+            _ => checker,
+        };
         checker.after_step(server, coverage, &mut tell)?;
+        let repaired = std::mem::take(&mut server.parts.repaired);
         if server.parts.ending.is_some() {
             self.look_after(at);
         } else if self.plan.network.is_raw {
             self.echo(at);
+        }
+        if repaired {
+            self.is_whole(at);
         }
         Ok(())
     }

@@ -157,7 +157,12 @@ fn tuning(dice: &mut Dice) -> Tuning {
         snapshot_entries: dice.between(15, 150),
         kept_bytes: dice.between(0, 8) * 1024,
         part_bytes: 1024,
-        session_timeout_ms: dice.between(8, 40) * 1_000,
+        session_timeout_ms: if dice.per_mille(200) {
+            // Shorter than many a client thinks.
+            dice.between(500, 2_500)
+        } else {
+            dice.between(8, 40) * 1_000
+        },
         batch_entries: if small { 3 } else { 64 },
     }
 }

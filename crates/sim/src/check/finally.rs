@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft_core::{Index, Payload};
 
 use super::model::Model;
-use super::{Checker, Wrong, wrong};
+use super::{Checker, Wrong, sessions, wrong};
 use crate::client::{Client, StaleRead};
 use crate::history::{self, Action, Answer, Operation, Outcome, Verdict};
 use crate::node::Server;
@@ -20,6 +20,7 @@ const CONFIGURATIONS: usize = 200_000;
 /// Something is wrong.
 pub fn at_end(checker: &Checker, servers: &[&Server], clients: &[&Client]) -> Result<(), Wrong> {
     once(checker)?;
+    sessions::run_what_is_new(checker)?;
     let reads: Vec<&[StaleRead]> = clients.iter().map(|client| &client.stale[..]).collect();
     states(checker, servers, &reads)?;
     for client in clients {

@@ -1,6 +1,6 @@
 //! What a node had stored before a crash is there after it (figure 2, D7).
 
-use raft_core::{HardState, NodeId, Raft};
+use raft_core::{Entry, HardState, NodeId, Raft};
 
 use super::ledger::Mirror;
 use super::{Wrong, wrong};
@@ -22,6 +22,30 @@ pub(super) fn on_disk(
             now.last()
         );
         return wrong("promises-are-kept", what);
+    }
+    Ok(())
+}
+
+/// The log that held `before` was damaged, and was repaired (D6). Term and vote stand behind the damage as well.
+/// Entries may have given way, but none that is
+/// committed.
+pub(super) fn through_repair<'a>(
+    id: NodeId,
+    before: &Mirror,
+    now: &Mirror,
+    committed: impl Iterator<Item = &'a Entry>,
+) -> Result<(), Wrong> {
+    remembers(id, &before.hard_state, &now.hard_state)?;
+    for entry in committed {
+        let had = before.term_at(entry.index) == Some(entry.term);
+        let has = entry.index <= now.base.index || now.term_at(entry.index) == Some(entry.term);
+        if had && !has {
+            let what = format!(
+                "{id} had {:?}, which is committed, and lost it",
+                entry.position()
+            );
+            return wrong("repair", what);
+        }
     }
     Ok(())
 }

@@ -73,6 +73,17 @@ pub(crate) struct Applied {
     pub outcome: Outcome,
 }
 
+/// What was done to a disk since its node ran last.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing {
+    /// It may have lost anything.
+    pub excused: bool,
+    /// A bit of its log was flipped.
+    pub damaged: bool,
+    /// Its log was repaired.
+    pub repaired: bool,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -94,13 +105,13 @@ impl Ledger {
         id: NodeId,
         recovered: &Recovered,
         boot: Boot,
-        excused: bool,
+        standing: Standing,
     ) -> Result<(), Wrong> {
         let now = Mirror::of(recovered);
         let doubtful = self.doubtful.remove(&id);
         let before = self.mirrors.insert(id, now.clone());
         let boots = self.boots.insert(id, boot);
-        if excused {
+        if standing.excused {
             return Ok(());
         }
         if boots.is_some_and(|last| boot <= last) {
@@ -109,7 +120,35 @@ impl Ledger {
                 format!("{id} starts again as boot {boot}"),
             );
         }
-        before.map_or(Ok(()), |before| kept::on_disk(id, &before, &now, doubtful))
+        let Some(mut before) = before else {
+            return Ok(());
+        };
+        if standing.damaged || standing.repaired {
+            before.hard_state.peers.clear();
+        }
+        if standing.repaired {
+            self.is_one_log(id, &now)?;
+            return kept::through_repair(id, &before, &now, self.committed_entries());
+        }
+        kept::on_disk(id, &before, &now, doubtful)
+    }
+
+    /// Log matching: an entry of that index and term stands behind one other, wherever it was stored (§5.3).
+    fn is_one_log(&self, id: NodeId, log: &Mirror) -> Result<(), Wrong> {
+        let mut before = log.base;
+        for (index, term) in (log.base.index + 1..).zip(&log.terms) {
+            if let Some((known, _)) = self.entries.get(&(index, *term))
+                && *known != before.term
+            {
+                let what = format!(
+                    "{id} has {index} of term {term} behind {before:?}, and elsewhere it stands behind \
+                     term {known}"
+                );
+                return wrong("repair", what);
+            }
+            before = Position { index, term: *term };
+        }
+        Ok(())
     }
 
     /// What that node's disk holds.

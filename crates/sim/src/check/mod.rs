@@ -19,6 +19,10 @@
 //! | `manners`, `reads`, `hand-over` | who campaigns, refuses, loses a leader, reads, leaves or hands over does so when and as it may (E1 to E5, R2, D4, M1, W3, §3.10) |
 //! | `calm` | what must not depose a leader does not, and who is alone leads no more (E2, E3) |
 //! | `removed-stays-removed` | an id that has left never comes back (M3) |
+//! | `founding` | no entry before a second node, none behind a Dissolve, no Dissolve behind content (F1, F2, F4) |
+//! | `sessions` | what is run is what a plain session table says (S2, S3, P5) |
+//! | `rollback` | whose disk went back is found out, who lost nothing is not, and a suspect counts for nothing (D5) |
+//! | `repair` | what is put into a damaged log is what was there, or what was committed instead (D6) |
 //! | `linearizability` | one correct store could have answered so ([`crate::history`]) |
 //! | `state` | the keys are what the committed entries make of them |
 //! | `liveness` | without faults, everything converges |
@@ -26,10 +30,12 @@
 
 mod changes;
 mod finally;
+mod founding;
 mod kept;
 mod ledger;
 mod manners;
 mod model;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +43,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft_core::message::{AppendOutcome, RequestVoteReply};
+use raft_core::sessions::OutcomeKind;
 use raft_core::{
     Configuration, Entry, Event as CoreEvent, Index, Input, Message, NodeId, Position, Raft,
     RoleName, Term, Write,
@@ -45,7 +52,8 @@ use raft_core::{
 use crate::coverage::Coverage;
 use crate::node::{Note, Server};
 pub use finally::at_end;
-use ledger::Ledger;
+use founding::Founding;
+use ledger::{Ledger, Standing};
 use manners::Manners;
 
 /// What may wait at one node.
@@ -84,6 +92,15 @@ pub struct Checker {
     manners: Manners,
     /// Campaigns that were begun, by anyone.
     pub(crate) campaigns: u64,
+    /// In whose name a course has spoken, and in which term.
+    imagined: Option<(Term, NodeId)>,
+    founding: Founding,
+    /// A bit of their logs was flipped since they were opened.
+    damaged: BTreeSet<NodeId>,
+    /// Their logs were repaired, and are about to be opened.
+    repaired: BTreeSet<NodeId>,
+    /// A state machine has said, of some entry, that its outcome is not kept any more.
+    forgotten: bool,
 }
 
 #[derive(Clone, Default)]
@@ -95,6 +112,8 @@ struct Seen {
     configuration: (Index, Arc<Configuration>),
     /// It followed, and was about to end.
     ends: bool,
+    /// Whom it has asked whether their disks have lost promises.
+    suspects: BTreeSet<NodeId>,
 }
 
 impl Checker {
@@ -124,6 +143,17 @@ impl Checker {
     /// The "no" that this process was told last, if it has just asked another question (E2).
     pub(crate) fn late_answer(&mut self, id: NodeId) -> Option<Input> {
         self.manners.late_answer(id)
+    }
+
+    /// A bit of that node's log was flipped. Term, vote and entries are found again; what it knows of its peers'
+    /// disks may be forgotten, and nothing of Raft rests on that.
+    pub fn damage(&mut self, id: NodeId) {
+        self.damaged.insert(id);
+    }
+
+    /// A course speaks as if that node led that term.
+    pub fn imagine(&mut self, term: Term, leader: NodeId) {
+        self.imagined = Some((term, leader));
     }
 
     /// Looks at a node that has just taken a step.
@@ -181,6 +211,7 @@ impl Checker {
         }
         if let Some(leader) = raft.leader()
             && self.leaders.get(&term) != Some(&leader)
+            && self.imagined != Some((term, leader))
         {
             let known = self.leaders.get(&term);
             let what = format!("{id} follows {leader} in term {term}, which {known:?} leads");
@@ -265,8 +296,10 @@ impl Checker {
             index: commit_index,
             term,
         };
+        let seen = self.seen.get(&id);
         let majority = |voters: &BTreeSet<NodeId>| {
-            let holds = |voter: &&NodeId| self.ledger.holds(**voter, position);
+            let suspect = |voter: &NodeId| seen.is_some_and(|seen| seen.suspects.contains(voter));
+            let holds = |voter: &&NodeId| self.ledger.holds(**voter, position) && !suspect(voter);
             voters.is_empty() || voters.iter().filter(holds).count() * 2 > voters.len()
         };
         let enough = |c: &&Arc<Configuration>| majority(&c.voters) && majority(&c.outgoing);
@@ -293,7 +326,12 @@ impl Checker {
                 trace(format!("starts, boot {boot}, last {:?}", recovered.last));
                 self.manners.begins(id);
                 let excused = self.excused.contains(&id);
-                self.ledger.begins(id, &recovered, boot, excused)?;
+                let standing = Standing {
+                    excused,
+                    damaged: self.damaged.remove(&id),
+                    repaired: self.repaired.remove(&id),
+                };
+                self.ledger.begins(id, &recovered, boot, standing)?;
                 if let Some(raft) = server.raft() {
                     kept::in_mind(id, raft, &recovered.hard_state)?;
                 }
@@ -311,6 +349,22 @@ impl Checker {
             }
             Note::Probe { of } => self.manners.probes(id, of),
             Note::Read { request, index } => self.manners.reads(id, request, index)?,
+            Note::Repaired => {
+                coverage.event("log repaired");
+                self.repaired.insert(id);
+            }
+            Note::Challenged(peer) => {
+                coverage.event("suspect");
+                self.seen.entry(id).or_default().suspects.insert(peer);
+            }
+            Note::Trusted(peer) => {
+                self.seen.entry(id).or_default().suspects.remove(&peer);
+            }
+            Note::Forgotten(position) if !self.forgotten => {
+                let what = format!("{id} answers {position:?} with an outcome that is not known");
+                return wrong("sessions", what);
+            }
+            Note::Forgotten(_) => {}
             Note::Doubtful => self.ledger.doubt(id),
             Note::Stored(writes) => self.stored(id, writes, coverage)?,
             Note::Sent { to, message } => {
@@ -336,7 +390,10 @@ impl Checker {
                 position,
                 command,
                 outcome,
-            } => self.ledger.applied(id, position, command, outcome)?,
+            } => {
+                self.forgotten |= command.is_some() && outcome.kind == OutcomeKind::AlreadyApplied;
+                self.ledger.applied(id, position, command, outcome)?;
+            }
             Note::Epoch { applied, restored } => {
                 coverage.event("state machine epoch");
                 if restored {
@@ -356,6 +413,10 @@ impl Checker {
             Note::RolledBack(peer) => {
                 coverage.event("rollback detected");
                 trace(format!("{peer} was rolled back"));
+                if !self.excused.contains(&peer) {
+                    let what = format!("{id} condemns {peer}, whose disk has lost nothing (D5)");
+                    return wrong("rollback", what);
+                }
             }
             Note::LeaveDecided { request, removed } => {
                 self.manners.leave_decided(id, request);
@@ -379,6 +440,9 @@ impl Checker {
             }
             if write.compact_to.is_some() {
                 coverage.event("compaction");
+            }
+            if let Some(mirror) = self.ledger.mirror_of(id) {
+                self.founding.stores(id, mirror, &write)?;
             }
             self.ledger.stored(id, write)?;
         }

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::sessions::{Outcome, SessionTable};
+use raft_core::sessions::{Outcome, OutcomeKind, SessionTable};
 use raft_core::waiters::Answer;
 use raft_core::walk::{Height, Sent, Walk};
 use raft_core::{Index, Input, Payload, Position};
-use raft_disk::SnapshotError;
+use raft_disk::{Disk, SnapshotError};
 use state_machine::snapshot::FORMAT;
 
 use super::machine::Hello;
@@ -21,6 +21,12 @@ use crate::world::{Address, Host, Micros};
 
 /// First and longest wait between two attempts to reach the state machine.
 const BACKOFF: (Micros, Micros) = (20_000, 1_000_000);
+
+/// A state machine that died over an entry is started again after so long.
+const MACHINE_BACK: Micros = 50_000;
+
+/// A call is answered within this, or its epoch ends.
+const CALL_DEADLINE: Micros = 1_000_000;
 
 /// Who proposes the end of a session waits for no answer.
 pub(super) const NOBODY: Address = Address::MAX;
@@ -35,6 +41,10 @@ pub(super) struct Applying {
     failures: u32,
     /// A call of the state machine is in flight.
     calling: bool,
+    /// Since when.
+    called_at: Micros,
+    /// Entries up to here go one by one: the state machine has failed over one of them (P5).
+    one_by_one: Index,
     /// The attempt to connect that counts.
     attempt: u32,
     /// A snapshot is being written.
@@ -61,6 +71,8 @@ impl Applying {
             epochs: 0,
             failures: 0,
             calling: false,
+            called_at: 0,
+            one_by_one: 0,
             attempt,
             taking: None,
             sick: false,
@@ -265,8 +277,18 @@ impl Process {
             return self.close_epoch(parts, host, "a snapshot took the place of the log");
         }
         self.applying.walk.forget_up_to(floor);
-        let most = parts.tuning.batch_entries as u64;
+        if !self.heed_skip(parts, epoch.next) {
+            return;
+        }
+        let most = match epoch.next <= self.applying.one_by_one {
+            true => 1,
+            false => parts.tuning.batch_entries as u64,
+        };
+        // An entry that is named by an order is decided about when it comes first.
+        let skips = self.raft.skips().values();
+        let named = skips.filter(|named| **named > epoch.next).min();
         let to = self.applying.committed.min(epoch.next + most - 1);
+        let to = named.map_or(to, |named| to.min(named - 1));
         let entries = self.entries(epoch.next, to);
         if entries.is_empty() {
             // It is read again with the next event.
@@ -277,7 +299,9 @@ impl Process {
             return parts.note(Note::Wrong("a batch waits for itself".to_owned()));
         }
         self.applying.calling = true;
-        let wait = parts.draw(parts.tuning.execute);
+        self.applying.called_at = host.now();
+        let silent = parts.machine_hangs_until.saturating_sub(host.world_time());
+        let wait = parts.draw(parts.tuning.execute) + silent;
         let epoch = epoch.number;
         host.after(wait, Task::Execute { epoch, sent, floor });
     }
@@ -292,9 +316,28 @@ impl Process {
         floor: Index,
     ) {
         let nonce = parts.machine.nonce().unwrap_or(0);
+        parts.told_floor = parts.told_floor.max(floor);
         let outcomes = parts.machine.execute(epoch, floor, &sent);
+        if nonce != 0 && parts.machine.nonce().is_none() {
+            // It died over these entries.
+            host.after(200, Task::MachineGone(nonce));
+            host.after(MACHINE_BACK, Task::MachineStart);
+        }
         if let Ok(outcomes) = &outcomes {
+            if parts.machine.epoch().is_some_and(|latest| latest != epoch) {
+                let what =
+                    format!("the state machine obeys epoch {epoch}, which is not its latest");
+                parts.note(Note::Wrong(what));
+            }
             for (sent, outcome) in sent.iter().zip(outcomes) {
+                let index = sent.position.index;
+                let unknown = outcome.kind == OutcomeKind::AlreadyApplied;
+                if unknown && sent.command.is_some() && index > parts.told_floor {
+                    let floor = parts.told_floor;
+                    let what =
+                        format!("the outcome of {index} is lost, and the floor is {floor} (S1)");
+                    parts.note(Note::Wrong(what));
+                }
                 parts.notes.push(Note::Applied {
                     position: sent.position,
                     command: sent.command.clone(),
@@ -330,12 +373,22 @@ impl Process {
         }
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
-            Err(reason) => return self.close_epoch(parts, host, &reason),
+            Err(reason) => {
+                if let Some(last) = sent.last().filter(|_| sent.len() > 1) {
+                    self.applying.one_by_one = self.applying.one_by_one.max(last.position.index);
+                }
+                return self.close_epoch(parts, host, &reason);
+            }
         };
         self.applying.failures = 0;
         let mut told = Vec::new();
         for (sent, outcome) in sent.iter().zip(outcomes) {
             if let Some(answer) = self.applying.walk.record(sent.position, outcome) {
+                if let Answer::Outcome(_, outcome) = &answer
+                    && outcome.kind == OutcomeKind::AlreadyApplied
+                {
+                    parts.note(Note::Forgotten(sent.position));
+                }
                 let tell = |who, answer| told.push((who, answer));
                 self.waiters.wake(sent.position, || answer, tell);
             }
@@ -357,6 +410,34 @@ impl Process {
         self.applying.calling = false;
         self.serve_ready_reads(parts, host);
         self.snapshot_if_due(parts, host);
+    }
+
+    /// Whether the entry at `next` may be decided about: an operator's order that names it is heeded when it is
+    /// committed, and waited for until then (P5). As the daemon does it.
+    fn heed_skip(&mut self, parts: &mut Parts, next: Index) -> bool {
+        let mut orders = self.raft.skips().iter();
+        match orders.find(|(_, named)| **named == next).map(|(at, _)| *at) {
+            Some(at) if at <= self.applying.committed => {
+                if next > self.applying.walk.recorded {
+                    parts.say(|| format!("{next} is left out: the order of an operator"));
+                    self.applying.walk.skip(next);
+                }
+                true
+            }
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// A call that is not answered in time ends its epoch (P1).
+    pub fn watch_call(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
+        let applying = &self.applying;
+        if applying.calling
+            && applying.epoch.is_some()
+            && host.now() > applying.called_at + CALL_DEADLINE
+        {
+            self.close_epoch(parts, host, "no answer in time");
+        }
     }
 
     // ---- snapshots ----
@@ -402,6 +483,7 @@ impl Process {
         match self.store_snapshot(taken) {
             Ok(()) => {
                 let meta = Arc::new(taken.meta.clone());
+                self.look_at_taken(parts);
                 parts.note(Note::Snapshot {
                     meta: meta.clone(),
                     installed: false,
@@ -414,6 +496,18 @@ impl Process {
                 self.step(parts, host, input);
             }
             Err(error) => parts.say(|| format!("a snapshot could not be taken: {error}")),
+        }
+    }
+
+    /// A snapshot that counts as complete survives a power cut (S4).
+    fn look_at_taken(&self, parts: &mut Parts) {
+        let is_snapshot = |name: &&String| crate::faults::is_snapshot(name);
+        let names = Disk::list(&parts.disk).unwrap_or_default();
+        let newest = names.iter().filter(is_snapshot).max();
+        if let Some(name) = newest.filter(|name| !parts.disk.is_durable(name)) {
+            parts.note(Note::Wrong(format!(
+                "{name} counts, and is not on the disk"
+            )));
         }
     }
 

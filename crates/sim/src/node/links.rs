@@ -268,7 +268,15 @@ impl Process {
             durable_index: claim.durable_index,
             challenged,
         };
+        let before = parts.notes.len();
         self.step(parts, host, input);
+        let doubts = |note: &Note| match note {
+            Note::Challenged(doubted) | Note::RolledBack(doubted) => *doubted == peer,
+            _ => false,
+        };
+        if challenged.is_some() && !parts.notes.iter().skip(before).any(doubts) {
+            parts.note(Note::Trusted(peer));
+        }
     }
 
     /// Removed for good (M3), or its disk has lost promises (D5).

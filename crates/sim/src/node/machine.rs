@@ -22,12 +22,19 @@ use state_machine_sdk::{
 /// Bytes of one chunk when a snapshot is handed back.
 const CHUNK_BYTES: usize = 4096;
 
+/// A command over which every state machine dies (P5).
+pub const POISON: &[u8] = b"POISON";
+
 /// A state machine's process, and the storage that outlives it.
 pub struct Machine {
     storage: Arc<Storage>,
     engine: Option<Engine>,
     /// Drawn at each start: which instance this is.
     nonce: u64,
+    /// The latest one that it has agreed to.
+    epoch: u64,
+    /// It survives what was poison to it.
+    pub cured: bool,
 }
 
 /// See [`Machine::image`].
@@ -53,6 +60,8 @@ impl Machine {
             }),
             engine: None,
             nonce: 0,
+            epoch: 0,
+            cured: false,
         }
     }
 
@@ -69,6 +78,7 @@ impl Machine {
         let engine = Engine::open(self.storage.clone(), Limits::default());
         self.engine = Some(engine.map_err(|error| error.to_string())?);
         self.nonce = nonce;
+        self.epoch = 0;
         Ok(())
     }
 
@@ -119,7 +129,13 @@ impl Machine {
             index: header.applied_index,
             term: header.applied_term,
         };
+        self.epoch = epoch;
         Ok(Hello { nonce, applied })
+    }
+
+    /// The epoch that it obeys.
+    pub fn epoch(&self) -> Option<u64> {
+        self.engine.is_some().then_some(self.epoch)
     }
 
     /// Applies a batch.
@@ -140,6 +156,11 @@ impl Machine {
             },
             command: sent.command.clone(),
         });
+        let is_poison = |sent: &Sent| sent.command.as_deref() == Some(POISON);
+        if self.engine.is_some() && !self.cured && sent.iter().any(is_poison) {
+            self.crash();
+            return Err("it died over the entry".to_owned());
+        }
         let batch = Batch {
             epoch,
             results_floor: floor,

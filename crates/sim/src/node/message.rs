@@ -1,6 +1,7 @@
 //! What goes over the simulated network.
 
 use bytes::Bytes;
+use raft_core::repair::{Answer, Question};
 use raft_core::sessions::Outcome;
 use raft_core::{Boot, Index, Message, NodeId, Payload, Position, Term};
 use raft_disk::SnapshotOffer;
@@ -85,6 +86,22 @@ pub enum Wire {
         asker: Boot,
         /// Of its disk.
         claim: Claim,
+    },
+    /// "What does your log have in the place of what mine lacks?" (D6)
+    ReadLog {
+        /// Who is meant.
+        to: NodeId,
+        /// Names the question.
+        number: u64,
+        /// What.
+        question: Question,
+    },
+    /// The answer; none: whoever is there is another one, or is not up.
+    LogRead {
+        /// The question.
+        number: u64,
+        /// What the log has.
+        answer: Option<Answer>,
     },
     /// "Which file would you send me?"
     AskOffer {

@@ -7,6 +7,7 @@
 //! | [`Server`] | a machine: its disk, its state machine, and the process if one runs |
 //! | `process` | the daemon's driver: inputs to the core, effects to the world |
 //! | `storing` | group commit, as the daemon's disk thread does it |
+//! | `repairing` | a process whose log is damaged: it is not up |
 //! | `applying` | digest_commits: epochs, batches, snapshots |
 //! | `links`, `pulling`, `serving` | streams to peers, snapshots from peers, requests of clients |
 
@@ -17,20 +18,23 @@ pub mod message;
 mod power;
 mod process;
 mod pulling;
+mod repairing;
 mod serving;
 mod storing;
 mod told;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_core::repair::Question;
 use raft_core::sessions::Outcome;
 use raft_core::walk::Sent;
 use raft_core::{
     Boot, ClusterId, Entry, Event as CoreEvent, HardState, Index, Input, Message, NodeId, Options,
     Position, Recovered, RequestId, SnapshotMeta, Term, Time, Write,
 };
-use raft_disk::{OpenError, SimDisk, SnapshotOptions};
+use raft_disk::{OpenError, SimDisk, SnapshotOptions, Wound};
 
 use crate::dice::Dice;
 use crate::party::Party;
@@ -39,6 +43,7 @@ use machine::Machine;
 use message::Wire;
 use power::Power;
 use process::Process;
+use repairing::{Progress, Repairing};
 pub use told::Told;
 
 /// How a node of this run is built, and how fast its parts are.
@@ -116,6 +121,19 @@ pub enum Task {
     PullLate(u64),
     /// A stream is to be opened again.
     Reopen(NodeId, Lane),
+    /// The next peer is to be asked for what the log lacks, unless an answer to that question came.
+    Repair(u64),
+    /// What a peer's log lacks was read for it.
+    AnswerLog {
+        /// Where it is.
+        to: Address,
+        /// Its name for the question.
+        number: u64,
+        /// The question.
+        question: Question,
+        /// What was read.
+        entries: Vec<Entry>,
+    },
     /// Idle sessions are to be looked for; members are to be asked; requests that wait are to be looked at.
     Sweep,
     /// A client's: it has thought, for the so-manyth time.
@@ -190,6 +208,14 @@ pub enum Note {
         /// It was given a snapshot first.
         restored: bool,
     },
+    /// What the log lacked was fetched from a peer, and the log is about to be opened anew (D6).
+    Repaired,
+    /// The core asks a peer afresh whether its disk has lost promises, and counts nothing it says meanwhile (D5).
+    Challenged(NodeId),
+    /// It has answered that it has not.
+    Trusted(NodeId),
+    /// A request was answered with "applied before, and nobody knows what came of it".
+    Forgotten(Position),
     /// The core has something to tell.
     Event(CoreEvent),
     /// A peer's disk has lost promises.
@@ -248,6 +274,16 @@ pub struct Parts {
     pub ending: Option<Ending>,
     /// Whether words for the trace are wanted.
     pub tracing: bool,
+    /// Nodes that it has ever heard of in a configuration: the daemon's book of addresses.
+    pub known: BTreeSet<NodeId>,
+    /// A damaged log was put right.
+    pub repaired: bool,
+    /// Until then the state machine is silent.
+    pub machine_hangs_until: Micros,
+    /// The next part of a snapshot that goes to a peer is garbled.
+    pub garbles: bool,
+    /// The highest index up to which its state machine was told that outcomes need not be kept (S1).
+    pub told_floor: Index,
     dice: Dice,
     generation: u64,
 }
@@ -277,6 +313,7 @@ pub struct Server {
     /// What outlives the process.
     pub parts: Parts,
     process: Option<Box<Process>>,
+    repairing: Option<Box<Repairing>>,
 }
 
 /// The node with that id is there: gossip would tell.
@@ -293,6 +330,8 @@ fn id_at(address: Address, generation: u64) -> NodeId {
 pub enum StartError {
     /// What it holds is damaged.
     Damaged(String),
+    /// It is damaged, and the others may have what is missing (D6).
+    Wounded(Box<Wound>),
     /// The disk refuses, for now.
     Disk(String),
 }
@@ -312,10 +351,16 @@ impl Server {
                 notes: Vec::new(),
                 ending: None,
                 tracing: false,
+                known: BTreeSet::new(),
+                repaired: false,
+                machine_hangs_until: 0,
+                garbles: false,
+                told_floor: 0,
                 dice,
                 generation: 0,
             },
             process: None,
+            repairing: None,
         }
     }
 
@@ -345,13 +390,47 @@ impl Server {
     /// It does not.
     pub fn start(&mut self, host: &mut Host<'_, Party>) -> Result<(), StartError> {
         self.parts.ending = None;
-        let process = Process::open(&mut self.parts, host)?;
+        let process = match Process::open(&mut self.parts, host) {
+            Err(StartError::Wounded(wound)) => {
+                self.parts
+                    .say(|| format!("its log lacks {:?}", wound.lost()));
+                let repairing = Repairing::new(&self.parts, *wound, host);
+                self.repairing = Some(Box::new(repairing));
+                return Ok(());
+            }
+            opened => opened?,
+        };
         self.process = Some(Box::new(process));
         if self.parts.machine.nonce().is_none() {
             self.start_machine(host);
         }
         host.after(1_000_000, Task::MachineSync);
         Ok(())
+    }
+
+    /// Since when its process fetches what its log lacks, by its own clock.
+    pub fn repairing_since(&self) -> Option<Micros> {
+        self.repairing.as_ref().map(|repairing| repairing.since)
+    }
+
+    /// Bytes of its newest segment that can be damaged without passing for a torn tail.
+    pub fn vouched(&self) -> Option<(String, std::ops::Range<u64>)> {
+        let (name, range) = self.process.as_ref()?.store.vouched()?;
+        Some((name.to_owned(), range))
+    }
+
+    fn repair(&mut self, event: Event<Wire, Task>, host: &mut Host<'_, Party>) {
+        let Some(mut repairing) = self.repairing.take() else {
+            return;
+        };
+        match repairing.happen(&mut self.parts, event, host) {
+            Progress::Goes => self.repairing = Some(repairing),
+            Progress::Mended => match self.start(host) {
+                Ok(()) => self.parts.repaired = self.process.is_some(),
+                // It is started again, and says so again.
+                Err(error) => self.parts.end(Ending::Failed(format!("{error:?}"))),
+            },
+        }
     }
 
     /// A state machine begins.
@@ -382,6 +461,7 @@ impl Server {
     /// The process dies, in the middle of what its disk was doing. With `power` the machine does: what
     /// was not synced is lost, or torn.
     pub fn crash(&mut self, power: bool, dice: &mut Dice) {
+        self.repairing = None;
         if let Some(mut process) = self.process.take() {
             process.die(&mut self.parts, dice);
         }
@@ -400,6 +480,9 @@ impl Server {
         parts.id = id_at(parts.address, parts.generation);
         parts.disk = SimDisk::new(parts.dice.roll());
         parts.machine.wipe();
+        parts.known.clear();
+        parts.repaired = false;
+        parts.told_floor = 0;
         parts.ending = None;
         // What the old id wrote at last is nobody's any more.
         parts.notes.clear();
@@ -437,6 +520,9 @@ impl Server {
             }
             _ => {}
         }
+        if self.repairing.is_some() {
+            return self.repair(event, host);
+        }
         if let Some(process) = &mut self.process {
             process.happen(&mut self.parts, event, host);
         }
@@ -468,6 +554,9 @@ impl From<OpenError> for StartError {
     fn from(error: OpenError) -> StartError {
         match error {
             OpenError::Disk(failure) => StartError::Disk(failure.to_string()),
+            OpenError::Damaged {
+                wound: Some(wound), ..
+            } => StartError::Wounded(wound),
             damaged => StartError::Damaged(damaged.to_string()),
         }
     }

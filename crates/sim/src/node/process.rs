@@ -179,7 +179,7 @@ impl Process {
         }
         self.digest_entries(parts, host);
         self.digest_commits(parts, host);
-        self.publish(host);
+        self.publish(parts, host);
     }
 
     fn take_task(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>, task: Task) {
@@ -214,7 +214,17 @@ impl Process {
             Task::PullLate(serial) => self.pull_late(parts, serial),
             Task::Reopen(peer, lane) => self.reopen(parts, host, peer, lane),
             Task::Sweep => self.sweep(parts, host),
-            Task::MachineSync | Task::MachineStart | Task::Think(_) | Task::Late(_) => {}
+            Task::AnswerLog {
+                to,
+                number,
+                question,
+                entries,
+            } => self.answer_log(host, to, number, &question, entries),
+            Task::Repair(_)
+            | Task::MachineSync
+            | Task::MachineStart
+            | Task::Think(_)
+            | Task::Late(_) => {}
         }
     }
 
@@ -222,6 +232,7 @@ impl Process {
     fn sweep(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
         host.after(500_000, Task::Sweep);
         self.expire_sessions(parts, host);
+        self.watch_call(parts, host);
         self.pull_another(parts, host);
         if self.raft.is_left_alone() {
             for member in self.raft.configuration().1.members() {
@@ -340,6 +351,7 @@ impl Process {
                     asker,
                 };
                 host.call(address_of(peer), question);
+                parts.note(Note::Challenged(peer));
             }
             Effect::RolledBack { peer } => {
                 self.rolled_back.insert(peer);
@@ -404,11 +416,12 @@ impl Process {
         }
     }
 
-    fn publish(&mut self, host: &mut Host<'_, Party>) {
+    fn publish(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
         let (index, latest) = self.raft.configuration();
         let now = (self.leads(), index, self.raft.committed_configuration().0);
         if now != self.published {
             self.published = now;
+            parts.known.extend(latest.members());
             self.look_at_standings(host);
             let members = if now.0 {
                 latest.members()

@@ -5,7 +5,7 @@ use raft_disk::{SnapshotOffer, SnapshotReceiver};
 
 use super::message::Wire;
 use super::process::Process;
-use super::{Parts, Task, address_of};
+use super::{Note, Parts, Task, address_of};
 use crate::party::Party;
 use crate::world::{Address, Host, Micros};
 
@@ -201,6 +201,7 @@ impl Process {
         match finished {
             Ok(info) => {
                 self.pulling.at_least = 0;
+                self.look_at_received(parts, info.meta.position);
                 let _ = self.snapshots.retain(&[]);
                 let snapshot = info.meta;
                 self.step(parts, host, Input::SnapshotReceived { snapshot });
@@ -221,7 +222,7 @@ impl Process {
     }
 
     /// A part of what it offered; nothing when that is gone.
-    pub fn read_part(&self, parts: &Parts, offer: SnapshotOffer, offset: u64) -> bytes::Bytes {
+    pub fn read_part(&self, parts: &mut Parts, offer: SnapshotOffer, offset: u64) -> bytes::Bytes {
         let Ok(reader) = self.snapshots.reader(offer.position) else {
             return bytes::Bytes::new();
         };
@@ -229,6 +230,25 @@ impl Process {
             return bytes::Bytes::new();
         }
         let read = reader.read_raw(offset, parts.tuning.part_bytes);
-        read.unwrap_or_default()
+        let read: bytes::Bytes = read.unwrap_or_default();
+        if parts.garbles && !read.is_empty() {
+            parts.garbles = false;
+            let mut garbled = read.to_vec();
+            let at = parts.draw((0, garbled.len() as u64 - 1));
+            garbled[usize::try_from(at).unwrap_or(0)] ^= 1;
+            return garbled.into();
+        }
+        read
+    }
+
+    /// What counts as received can be read again, to the end (S4).
+    fn look_at_received(&self, parts: &mut Parts, position: Position) {
+        let reader = self.snapshots.reader(position);
+        let read = reader.and_then(|reader| reader.chunks().try_for_each(|chunk| chunk.map(drop)));
+        if let Err(error) = read {
+            parts.note(Note::Wrong(format!(
+                "a snapshot that was received: {error}"
+            )));
+        }
     }
 }

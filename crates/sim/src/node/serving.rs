@@ -141,6 +141,17 @@ impl Process {
                 claim,
             } if asker == self.claim().boot => self.hello(parts, host, from, claim, Some(number)),
             Wire::TakeNewId { id } => self.told_to_take_new_id(parts, id),
+            Wire::ReadLog {
+                to,
+                number,
+                question,
+            } => match to == parts.id {
+                true => self.read_log(parts, host, from, number, question),
+                false => {
+                    let answer = None;
+                    host.call(from, Wire::LogRead { number, answer });
+                }
+            },
             Wire::AskOffer { to, position } if to == parts.id => {
                 let offer = self.offer(position);
                 host.call(from, Wire::Offered { offer });

@@ -76,6 +76,7 @@ impl Run<'_> {
     pub fn doom(&mut self, at: Address) {
         if let Some(id) = self.id(at) {
             self.doomed.insert(id);
+            self.wounded.remove(&id);
             self.checker.excuse(id);
         }
     }
