@@ -33,7 +33,7 @@
 //! | S3 | `s3_log_time_goes_on_from_the_last_entry`, `s3_an_expiry_is_void_after_newer_activity`, `s3_those_who_were_idle_for_too_long_are_named` |
 //! | S4 | `s4_the_log_is_cut_off_behind_a_snapshot`, `s4_a_snapshot_of_something_else_cuts_nothing`, `a_session_and_its_outcomes_live_in_the_snapshot` |
 //! | P1 | `a_batch_that_was_given_up_is_run_once_and_before_the_next_epoch`, `a_gap_is_refused_whole`, `every_height_at_every_crash_of_a_lone_node` |
-//! | P2 | `every_height_at_every_crash_of_one_node_of_three`, `a_state_that_does_not_fit_the_log_is_not_used` |
+//! | P2 | `every_height_at_every_crash_of_one_node_of_three`, `a_state_that_does_not_fit_the_log_is_not_used`, `p2_a_state_beyond_the_log_is_not_taken` |
 //! | P3 | `the_log_stops_at_its_limit_with_a_sentence`, `a_machine_without_snapshots_says_so`, `a_log_at_its_limit_refuses_writes_until_the_limit_is_raised` |
 //! | P4 | `p4_a_majority_of_the_voters_decides`, `p4_the_chain_tells_where_outcomes_part`, `a_follower_that_went_astray_answers_no_more_and_goes_on_voting` |
 //! | P5 | `p5_a_skipped_entry_is_not_run`, `p5_only_what_is_named_is_skipped`, `a_poison_entry_stops_the_state_machine_until_an_operator_skips_it` |

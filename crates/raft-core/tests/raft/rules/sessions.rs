@@ -1,6 +1,7 @@
-//! S3: the time by which sessions expire.
+//! S3: the time by which sessions expire; P2: what a state machine may have applied.
 
 use raft_core::message::*;
+use raft_core::walk::{Height, Walk};
 use raft_core::*;
 
 use crate::one::*;
@@ -34,4 +35,14 @@ fn s3_log_time_goes_on_from_the_last_entry() {
         let times: Vec<_> = one.log.iter().map(|entry| entry.log_time_ms).collect();
         assert_eq!(times, [0, 50_000, 50_000, 50_250]);
     }
+}
+
+/// P2: a state machine that has applied more than this node's log holds is left alone until the log has caught
+/// up; one that ends with it, or within it, is gone on with.
+#[test]
+fn p2_a_state_beyond_the_log_is_not_taken() {
+    let walk = Walk::default();
+    assert_eq!(walk.height(61, 1, 60), Height::BeyondLog);
+    assert_eq!(walk.height(60, 1, 60), Height::WithinLog);
+    assert_eq!(walk.height(40, 1, 60), Height::WithinLog);
 }
