@@ -932,7 +932,9 @@ impl Raft {
             Some(suspect) if challenged => suspect.known,
             _ => (known, acked),
         };
-        let less = boot < said.0 || term < said.1 || (term == acked.0 && durable_index < acked.1);
+        // Who has acknowledged anything in a term has that term on its disk, whatever its Hello said before.
+        let less_than_acked = acked.1 > 0 && (term, durable_index) < acked;
+        let less = boot < said.0 || term < said.1 || less_than_acked;
         let less = less && !mutant!(D5RollbackUnnoticed);
         match suspect {
             // It stays a suspect: whatever it may still say counts for nothing.

@@ -196,11 +196,11 @@ impl Raft {
         }
         if refused == progress.match_index && refused > 0 {
             // It denies what it acknowledged. Most often its acknowledgement has overtaken the denial. If its
-            // disk went back, that is found out where its streams open, and never by a late word (D5). No hot
-            // loop over it in either case: it is asked again when it is stuck.
-            progress.mode = Mode::Probe {
-                awaiting: Some(now),
-            };
+            // disk went back, that is found out where its streams open, and never by a late word (D5). What is
+            // under way goes on; a probe is made again when it is stuck, which is no hot loop.
+            if let Mode::Probe { awaiting } = &mut progress.mode {
+                *awaiting = Some(now);
+            }
             return;
         }
         progress.mode = Mode::Probe { awaiting: None };

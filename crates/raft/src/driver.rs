@@ -217,6 +217,9 @@ impl Driver {
     }
 
     fn give_notice(&mut self) {
+        if self.parts.raft.role() != RoleName::Leader {
+            self.notices.clear(); // It is for the next leader to tell.
+        }
         if !self.notices.is_empty() && Instant::now() >= self.notices_due {
             for (to, notice) in std::mem::take(&mut self.notices) {
                 self.send(to, notice);
@@ -521,7 +524,11 @@ impl Driver {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
-        if matches!(message, Message::AppendEntries(_)) {
+        let says_it_too = matches!(
+            message,
+            Message::AppendEntries(_) | Message::CommitNotice { .. }
+        );
+        if says_it_too {
             self.notices.remove(&to);
         }
         events::log_sent(&self.parts.shared, to, &message);

@@ -26,6 +26,9 @@ pub const MACHINE_PATIENCE: Duration = Duration::from_millis(1000);
 /// A query that failed in an epoch that goes on is tried again after this.
 const QUERY_RETRY: Duration = Duration::from_millis(20);
 
+/// An answer of more bytes does not wait for the confirmation of its index: nobody may come to confirm it.
+const MAX_EARLY_BYTES: usize = 16 << 10;
+
 /// Serves queries.
 pub struct Reads {
     shared: Arc<Shared>,
@@ -65,11 +68,25 @@ impl Reads {
         let (index, early) = if stale {
             (0, None)
         } else {
-            let (index, early) =
-                tokio::join!(self.read_index(deadline), self.ask_early(&query, deadline));
-            (index?, early)
+            let early = self.ask_early(&query, deadline);
+            tokio::pin!(early);
+            let mut asked = None;
+            let confirmed = self.read_index(deadline);
+            tokio::pin!(confirmed);
+            let index = loop {
+                tokio::select! {
+                    index = &mut confirmed => break index?,
+                    reply = &mut early, if asked.is_none() => asked = Some(reply),
+                }
+            };
+            let reply = match asked {
+                Some(reply) => reply,
+                None => early.await,
+            };
+            (index, reply)
         };
-        if let Some(reply) = early.filter(|reply| reply.applied_index >= index)
+        if let Some((applied, reply)) = early
+            && applied >= index
             && self.is_current(reply.epoch)
         {
             return Ok(reply);
@@ -90,21 +107,25 @@ impl Reads {
 
     /// Asks the state machine while the index is still being confirmed: an answer out of a state that turns
     /// out to hold that index is as good as one that was asked for behind it. The state was read after the
-    /// query arrived, and whether this was the leader's time is what the confirmation says (R2). None: the
-    /// state machine is behind, or did not answer; then it is asked in order.
-    async fn ask_early(&self, query: &Bytes, deadline: Instant) -> Option<pb::QueryReply> {
+    /// query arrived, and whether this was the leader's time is what the confirmation says (R2). Returns what
+    /// the epoch had acknowledged before it was asked, and the answer. None: the state machine is behind, or
+    /// did not answer, or said more than may wait for a confirmation; then it is asked in order.
+    async fn ask_early(&self, query: &Bytes, deadline: Instant) -> Option<(Index, pb::QueryReply)> {
         let machine = self.shared.machine.borrow().clone();
         if machine.applied < self.shared.progress.commit() {
             return None;
         }
-        let asked = ask(&machine, 0, query.clone(), deadline).await;
-        asked.ok()?.ok()
+        let asked = ask(&machine, machine.applied, query.clone(), deadline).await;
+        let reply = asked.ok()?.ok()?;
+        (reply.data.len() <= MAX_EARLY_BYTES).then_some((machine.applied, reply))
     }
 
-    /// Whether that epoch is still the one that answers.
+    /// Whether that epoch is still the one that answers (R3), and may (P4).
     fn is_current(&self, epoch: u64) -> bool {
         let machine = self.shared.machine.borrow();
-        machine.epoch == epoch && machine.client.is_some()
+        machine.epoch == epoch
+            && machine.client.is_some()
+            && self.shared.quarantine.borrow().is_none()
     }
 
     /// An index that holds everything which was acknowledged before this was asked (R2).

@@ -56,13 +56,34 @@ fn an_overtaken_denial_accuses_nobody() {
     let effects = leader.hear(2, conflict(term, last.index, at(1, 1)));
     let accused = |effect: &Effect| matches!(effect, Effect::Event(Event::Nonsense { .. }));
     assert!(!effects.iter().any(accused), "{effects:?}");
-    assert_eq!(appends(&effects), [], "no hot loop");
+    assert_eq!(
+        appends(&effects),
+        [],
+        "nothing is under way, and nothing lost"
+    );
+    leader.settle(Input::Connected { peer: node(2) });
+    let effects = leader.hear(2, conflict(term, last.index, at(1, 1)));
+    assert!(!effects.iter().any(accused), "{effects:?}");
+    assert_eq!(appends(&effects), [], "no hot loop of probes");
     leader.wait(Options::default().heartbeat_interval * 2);
     let effects = leader.hear(2, heartbeat_reply(term, 0));
     let [(to, append)] = &appends(&effects)[..] else {
         panic!("it is asked where the logs join: {effects:?}");
     };
     assert_eq!((*to, append.previous), (node(2), last));
+}
+
+/// D5: a peer acknowledged in this term over a stream that it had opened in an earlier one. A Hello of that
+/// earlier term is less than the acknowledgement, though no Hello ever said more.
+#[test]
+fn an_acknowledgement_is_a_word_of_its_term() {
+    let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
+    let (term, last) = (leader.raft.term(), leader.raft.last().index);
+    leader.settle(hello(2, 1, term - 1, 1, false));
+    leader.hear(2, ack(term, last));
+    let effects = leader.settle(hello(2, 2, term - 1, 1, false));
+    assert_eq!(challenges(&effects), 1, "{effects:?}");
+    assert!(rolled_back(&leader.settle(hello(2, 2, term - 1, 1, true))));
 }
 
 /// D5: two hellos in a row seem to fall short, the second of even more. The answer to the first question

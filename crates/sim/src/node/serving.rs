@@ -34,6 +34,8 @@ pub(super) struct Reading {
     deadline: Micros,
     /// It is at the state machine, in this epoch.
     asked_in: Option<u64>,
+    /// What the epoch had acknowledged when it was asked early.
+    asked_at: u64,
     /// What came of asking before the index was known: in which epoch, and the answer.
     early: Option<(u64, Reply)>,
 }
@@ -300,6 +302,7 @@ impl Process {
             index: stale.then_some(0),
             deadline,
             asked_in: None,
+            asked_at: 0,
             early: None,
         };
         self.reads.insert(request, reading);
@@ -319,6 +322,7 @@ impl Process {
             && epoch.at >= commit_index
             && let Some(reading) = self.reads.get_mut(&request)
         {
+            reading.asked_at = epoch.at;
             reading.asked_in = Some(epoch.number);
             let wait = parts.draw(parts.tuning.execute);
             host.after(wait, Task::Query(request));
@@ -338,9 +342,7 @@ impl Process {
         };
         reading.index = Some(index);
         match reading.early.take() {
-            Some((asked_in, reply @ Reply::Answer { index: at, .. }))
-                if Some(asked_in) == epoch && at >= index =>
-            {
+            Some((asked_in, reply)) if Some(asked_in) == epoch && reading.asked_at >= index => {
                 let (client, number) = (reading.client, reading.number);
                 self.reads.remove(&request);
                 self.reply(host, client, number, reply);
