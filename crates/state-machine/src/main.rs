@@ -25,10 +25,6 @@ struct CommandLine {
     arguments: config::Arguments,
 }
 
-/// Most of applying an entry is pages of trees, taken and given back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments = CommandLine::parse().arguments;
     let config = match arguments.load() {
