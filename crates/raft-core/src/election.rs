@@ -489,7 +489,10 @@ impl Raft {
             };
             self.event(Event::ElectionLost { term, reason });
             self.role = Role::Follower;
-            self.retry_hinted_election();
+            // One that the ordinary timer began does not bring the place in the succession forward.
+            if hinted {
+                self.retry_hinted_election();
+            }
         }
     }
 

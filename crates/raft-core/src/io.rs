@@ -396,8 +396,10 @@ pub enum RoleName {
 pub struct PeerView {
     /// Everything up to here is durable there.
     pub match_index: Index,
-    /// When it last answered; [`Time`] of this node.
+    /// When it last answered; until it has, since when it might have. [`Time`] of this node.
     pub last_contact: Time,
+    /// It has answered this leader in this term.
+    pub answered: bool,
     /// Its health, by its own word.
     pub health: Health,
 }

@@ -370,6 +370,15 @@ impl Raft {
         self.heirs().into_iter().map(|(_, voter)| voter).collect()
     }
 
+    /// Whether the node is leaving or stopping, as far as this leader knows (M1).
+    pub(crate) fn goes(&self, node: NodeId) -> bool {
+        let Role::Leader(leading) = &self.role else {
+            return false;
+        };
+        let stopping = leading.progress.get(&node);
+        leading.reconfiguring.is_leaving(node) || stopping.is_some_and(|it| it.health.stopping)
+    }
+
     /// In that order, and whether each is sick, or was not heard of late.
     fn heirs(&self) -> Vec<(bool, NodeId)> {
         let Role::Leader(leading) = &self.role else {
@@ -385,11 +394,10 @@ impl Raft {
                     .get(voter)
                     .map(|progress| (*voter, progress))
             })
-            .filter(|(voter, progress)| {
-                // M1: never to a node that is leaving or stopping. D5: nor to one whose log may be
-                // shorter than it once said.
-                let goes = leading.reconfiguring.is_leaving(*voter) || progress.health.stopping;
-                !self.is_suspect(*voter) && (!goes || mutant!(M1LeaverInherits))
+            .filter(|(voter, _)| {
+                // M1: never to a node that is about to go. D5: nor to one whose log may be shorter than it
+                // once said.
+                !self.is_suspect(*voter) && (!self.goes(*voter) || mutant!(M1LeaverInherits))
             })
             .map(|(voter, progress)| {
                 let health = progress.health;

@@ -20,7 +20,10 @@ pub(crate) struct Progress {
     pub(crate) pulling: Option<Index>,
     /// Entries from here on are being read from the disk for it.
     pub(crate) fetching: Option<Index>,
+    /// When it last answered; until it has, when this leader began to count.
     pub(crate) last_contact: Time,
+    /// It has answered this leader in this term.
+    pub(crate) answered: bool,
     /// Last AppendEntriesReply, or the start of the present mode.
     pub(crate) last_progress: Time,
     pub(crate) health: Health,
@@ -64,6 +67,7 @@ impl Progress {
             pulling: None,
             fetching: None,
             last_contact: now,
+            answered: false,
             last_progress: now,
             health: Health::default(),
             round: 0,
@@ -76,6 +80,7 @@ impl Progress {
         PeerView {
             match_index: self.match_index,
             last_contact: self.last_contact,
+            answered: self.answered,
             health: self.health,
         }
     }

@@ -19,8 +19,10 @@ pub const MAX_JOINS_PER_CHANGE: usize = 64;
 /// What the leader has measured of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeView {
-    /// Since its last answer to this leader.
+    /// Since its last answer to this leader; until it has answered, since it might have.
     pub silent_for: Duration,
+    /// It has answered this leader. A new leader has not heard yet who is dead.
+    pub answered: bool,
     /// How long it has kept up with the log without a break; none: it has not.
     pub caught_up_for: Option<Duration>,
     /// Its disk and state machine are well, by its own word.
@@ -90,10 +92,9 @@ fn plan_from(view: &View<'_>, reason: String) -> Plan {
 fn is_safe(view: &View<'_>, plan: &Plan) -> bool {
     let answers = |node: NodeId| {
         node == view.leader
-            || view
-                .nodes
-                .get(&node)
-                .is_some_and(|node| node.silent_for < view.options.elect_timeout_max)
+            || view.nodes.get(&node).is_some_and(|node| {
+                node.answered && node.silent_for < view.options.elect_timeout_max
+            })
     };
     let next = Configuration {
         voters: plan.voters.clone(),

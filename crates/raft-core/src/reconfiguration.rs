@@ -381,6 +381,7 @@ fn node_view(peer: &Progress, now: Time, kept_up: Index) -> NodeView {
     let caught_up_since = peer.caught_up_since.filter(|_| peer.match_index >= kept_up);
     NodeView {
         silent_for: now.since(peer.last_contact),
+        answered: peer.answered,
         caught_up_for: caught_up_since.map(|since| now.since(since)),
         healthy: !peer.health.disk_sick && !peer.health.state_machine_sick,
     }

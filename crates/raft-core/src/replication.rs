@@ -156,6 +156,7 @@ impl Raft {
             return;
         };
         progress.last_contact = now;
+        progress.answered = true;
         match reply.outcome {
             AppendOutcome::Durable { index } if index > last => {
                 return self.event(Event::Nonsense {
@@ -220,6 +221,7 @@ impl Raft {
             return;
         };
         progress.last_contact = now;
+        progress.answered = true;
         progress.health = reply.health;
         if reply.round <= leading.reads.rounds() {
             progress.round = progress.round.max(reply.round);

@@ -90,18 +90,22 @@ impl Raft {
         };
         let has_all = leading.match_index(to) == last || mutant!(TransferBeforeCaughtUp);
         let ready = has_all && !self.is_suspect(to);
+        // M1, also when it said so after the hand-over had begun.
+        let goes = self.goes(to) && !mutant!(M1LeaverInherits);
         let Some(leading) = self.leading() else {
             return;
         };
         let Some(transfer) = &mut leading.transfer else {
             return;
         };
-        if now >= transfer.deadline {
+        let goes = goes && !transfer.sent;
+        if now >= transfer.deadline || goes {
             leading.transfer = None;
-            self.event(Event::Transfer {
-                to,
-                outcome: "given up: the heir did not take over",
-            });
+            let outcome = match goes {
+                true => "given up: the heir is about to go",
+                false => "given up: the heir did not take over",
+            };
+            self.event(Event::Transfer { to, outcome });
             if self.disk.sick {
                 self.yield_role("its disk is sick, and nobody took over");
             }

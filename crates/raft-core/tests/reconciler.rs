@@ -78,6 +78,7 @@ fn set(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
 
 const WELL: NodeView = NodeView {
     silent_for: Duration::ZERO,
+    answered: true,
     caught_up_for: Some(Duration::from_secs(5)),
     healthy: true,
 };
@@ -230,6 +231,22 @@ fn m4_a_change_needs_a_healthy_majority_of_both() {
     );
 }
 
+/// M4: a new leader has not heard yet who is dead: only who has answered it is healthy.
+#[test]
+fn m4_who_was_never_heard_is_not_healthy() {
+    let mut scene = scene([1, 2, 3, 4, 5], []);
+    let unheard = NodeView {
+        answered: false,
+        ..WELL
+    };
+    scene.nodes.insert(node(4), unheard);
+    scene.nodes.insert(node(5), unheard);
+    scene.leaving = set([2, 3]);
+    assert_eq!(scene.plan(), None, "4 and 5 may both be dead");
+    scene.nodes.insert(node(4), WELL);
+    assert_eq!(scene.plan().unwrap().voters, set([1, 4, 5]));
+}
+
 /// M4: the hour's budget stops automation; leaves go on.
 #[test]
 fn m4_the_budget_binds_automation_only() {
@@ -333,6 +350,7 @@ fn any_view() -> impl Strategy<Value = NodeView> {
     (silence, caught_up, prop::bool::weighted(0.9)).prop_map(|(silent, caught_up, healthy)| {
         NodeView {
             silent_for: Duration::from_millis(silent),
+            answered: true,
             caught_up_for: caught_up.map(Duration::from_millis),
             healthy,
         }

@@ -95,6 +95,24 @@ fn e1_a_failed_hinted_election_is_retried_three_times() {
     assert_eq!(tries, 4);
 }
 
+/// E1: the ordinary timer may run out while an heir waits for its turn. That its election fails does not bring
+/// the turn forward.
+#[test]
+fn e1_another_election_that_fails_leaves_the_place() {
+    let mut one = settled_follower(&[3, 4, 5]);
+    let timer = one.raft.next_deadline();
+    let before = milliseconds(1);
+    one.wait(timer - one.now - before);
+    lose_leader(&mut one);
+    let lost = one.now;
+    assert!(!vote_requests(&one.wait(before)).is_empty(), "the timer");
+    for voter in [3, 4, 5] {
+        one.hear(voter, answer(2, PRE_VOTE, false));
+    }
+    one.wait_for_campaign();
+    assert!(one.now - lost >= milliseconds(60), "{:?}", one.now - lost);
+}
+
 /// E1: freshest log first; a sick disk or state machine, or silence, stands behind every other.
 #[test]
 fn e1_the_order_of_succession() {

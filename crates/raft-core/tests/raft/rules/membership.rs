@@ -31,6 +31,24 @@ fn m1_a_leaver_is_no_heir() {
     );
 }
 
+/// M1: an heir that begins to leave before it was told is an heir no more.
+#[test]
+fn m1_an_heir_that_begins_to_leave_is_not_told() {
+    let mut one = One::leader(1, &[1, 2, 3], &[1]);
+    one.put("x");
+    let mut effects = one.settle(Input::Transfer { to: Some(node(2)) });
+    effects.extend(one.settle(Input::Leave {
+        request: 1,
+        node: node(2),
+    }));
+    effects.extend(one.all_ack());
+    let told = |(_, message): &(NodeId, Message)| matches!(message, Message::TimeoutNow { .. });
+    assert!(!sent(&effects).iter().any(told), "{effects:?}");
+    let given_up = |effect: &Effect| matches!(effect, Effect::Event(Event::Transfer { outcome, .. }) if outcome.contains("about to go"));
+    assert!(effects.iter().any(given_up), "{effects:?}");
+    assert_eq!(refused(&one.put("y")), None, "entries are taken again");
+}
+
 /// M1: leaves that come within 300 ms become one change, and MinVoters binds them.
 #[test]
 fn m1_leaves_are_gathered() {
@@ -271,6 +289,33 @@ fn m3_a_removed_id_never_joins_again() {
         (&next.learners, &next.removed),
         (&voters(&[5]), &voters(&[4]))
     );
+}
+
+/// M4: a leader that has just been elected has not heard yet who is dead. Those that it has not heard do not
+/// become the majority by the leave of others.
+#[test]
+fn m4_a_new_leader_counts_on_those_that_it_has_heard() {
+    let mut one = One::new(1, &[1, 2, 3, 4, 5], &[1]);
+    one.elect();
+    let (term, last) = (one.raft.term(), one.raft.last().index);
+    for peer in [2, 3] {
+        one.hear(peer, ack(term, last));
+    }
+    for (request, leaver) in [(1, 2), (2, 3)] {
+        one.settle(Input::Leave {
+            request,
+            node: node(leaver),
+        });
+    }
+    one.wait(milliseconds(700));
+    assert_eq!(
+        one.raft.configuration().1.voters.len(),
+        5,
+        "4 and 5 are unheard of"
+    );
+    one.all_ack();
+    one.wait(milliseconds(100));
+    assert_eq!(one.raft.configuration().1.voters, voters(&[1, 4, 5]));
 }
 
 /// M4: dead means no contact with the leader itself for 10 s, and not less.
