@@ -14,11 +14,13 @@ mod apart;
 mod beside;
 mod succession;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft_core::message::RequestVoteReply;
 use raft_core::{Command, Input, Message, NodeId, Payload, Term, Time};
 
-use crate::check::{Wrong, wrong};
+use crate::check::{PROBE_PATIENCE, Wrong, wrong};
 use crate::node::message::{Ask, Wire};
 use crate::run::Run;
 use crate::world::{Address, Event, Micros, Node as _};
@@ -33,9 +35,6 @@ const AFTERWARDS: Micros = 3_000_000;
 const BETWEEN_RESETS: Micros = 300_000;
 
 const RESETS: usize = 6;
-
-/// How long a leader has to answer whether it leads.
-const PROBE_PATIENCE: Micros = 30_000;
 
 /// A leader that is followed for less is succeeded by the ordinary timers (E2).
 const STANDING: Micros = 1_600_000;
@@ -82,12 +81,7 @@ impl<'a> Run<'a> {
     /// D4: a disk that is quick again is well again.
     fn healed(&mut self) -> Result<(), Wrong> {
         for at in self.started() {
-            let raft = self
-                .world
-                .node(at)
-                .server()
-                .and_then(|server| server.raft());
-            if raft.is_some_and(|raft| raft.health().disk_sick) {
+            if self.raft(at).is_some_and(|raft| raft.health().disk_sick) {
                 return wrong("calm", format!("node {at} calls its disk sick"));
             }
         }
@@ -97,12 +91,7 @@ impl<'a> Run<'a> {
     /// W2: that a snapshot is complete may be heard twice, and late.
     fn said_again(&mut self) -> Result<(), Wrong> {
         for at in self.started() {
-            let raft = self
-                .world
-                .node(at)
-                .server()
-                .and_then(|server| server.raft());
-            if let Some(snapshot) = raft.and_then(|raft| raft.snapshot().cloned()) {
+            if let Some(snapshot) = self.raft(at).and_then(|raft| raft.snapshot().cloned()) {
                 self.tell(at, |_| Input::SnapshotReceived { snapshot })?;
             }
         }
@@ -157,7 +146,8 @@ impl<'a> Run<'a> {
     /// E3, §9.6: who alone does not hear the leader campaigns, and is refused.
     fn deaf(&mut self) -> Result<(), Wrong> {
         let (leader, term) = self.leads()?;
-        let Some(deaf) = self.other_voters(leader).first().copied() else {
+        let others = self.other_voters(leader);
+        let Some(deaf) = others.into_iter().find(|at| self.can_spare(*at)) else {
             return Ok(());
         };
         self.world.cut(leader, deaf);
@@ -178,20 +168,31 @@ impl<'a> Run<'a> {
 
     fn leading(&self) -> Option<(Address, Term)> {
         let leader = self.leader()?;
-        let term = self.world.node(leader).server()?.raft()?.term();
+        let term = self.raft(leader)?.term();
         Some((leader, term))
     }
 
     /// Where the other voters of the leader's configuration are.
     fn other_voters(&self, leader: Address) -> Vec<Address> {
-        let server = self.world.node(leader).server();
-        let Some(raft) = server.and_then(|server| server.raft()) else {
+        let Some(raft) = self.raft(leader) else {
             return Vec::new();
         };
         let voters = raft.configuration().1.all_voters();
         let is_voter = |at: &Address| self.id(*at).is_some_and(|id| voters.contains(&id));
         let others = self.started().into_iter().filter(|at| *at != leader);
         others.filter(is_voter).collect()
+    }
+
+    /// Whether the voters that run are a majority without this one. Nodes that lost their disks are voters for
+    /// as long as no spare takes their place.
+    fn can_spare(&self, voter: Address) -> bool {
+        let others = self.started().into_iter().filter(|at| *at != voter);
+        let others: BTreeSet<NodeId> = others.filter_map(|at| self.id(at)).collect();
+        let leader = self.leader().and_then(|leader| self.raft(leader));
+        leader.is_some_and(|raft| {
+            let configuration = raft.configuration().1;
+            configuration.is_quorum(|voter| others.contains(&voter))
+        })
     }
 
     fn still_leads(&self, leader: Address, term: Term, though: &str) -> Result<(), Wrong> {
@@ -209,18 +210,23 @@ impl<'a> Run<'a> {
     /// Somebody leads a later term before that many elections could have failed.
     fn successor(&mut self, term: Term, though: &str) -> Result<(Address, Term), Wrong> {
         let later = |run: &Run<'_>| run.leading().filter(|(_, now)| *now > term);
-        self.wait_for(ELECTING, |run| later(run).is_some())?;
+        self.wait_for(ELECTING, MOMENT, |run| later(run).is_some())?;
         match later(self) {
             Some(leads) => Ok(leads),
             None => wrong("calm", format!("nobody succeeds in term {term}: {though}")),
         }
     }
 
-    /// Lets time pass until it is so, but not for longer. Whether it is.
-    fn wait_for(&mut self, most: Micros, so: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
+    /// Lets time pass until it is so, but not for longer, and looks again after each `step`. Whether it is.
+    fn wait_for(
+        &mut self,
+        most: Micros,
+        step: Micros,
+        so: impl Fn(&Run<'_>) -> bool,
+    ) -> Result<bool, Wrong> {
         let until = self.world.now() + most;
         while !so(self) && self.world.now() < until {
-            self.pass(MOMENT)?;
+            self.pass(step)?;
         }
         Ok(so(self))
     }
@@ -234,14 +240,6 @@ impl<'a> Run<'a> {
                     self.world.cut(at, other);
                 }
             }
-        }
-    }
-
-    /// That node's log is not written to for so long.
-    fn stall(&mut self, at: Address, time: Micros) {
-        let until = self.world.now() + time;
-        if let Some(server) = self.world.node_mut(at).server_mut() {
-            server.parts.stalled_until = until;
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use raft_core::{ClusterId, Configuration, Input, NodeId, RoleName, Term};
+use raft_core::{ClusterId, Configuration, Input, NodeId, Raft, RoleName, Term};
 use raft_disk::SimDisk;
 
 use crate::check::{self, Checker, Wrong};
@@ -159,7 +159,7 @@ pub(crate) struct Run<'a> {
     /// Ids that nobody has any more.
     pub former: BTreeSet<NodeId>,
     /// When the last of them was lost.
-    pub lost_at: Micros,
+    pub lost_at: Option<Micros>,
     /// Ids whose disks are damaged, or were put back in time: they may be lost at any moment.
     pub doomed: BTreeSet<NodeId>,
     /// Those of them of which nothing but the log is damaged: it may be repaired.
@@ -220,7 +220,7 @@ impl<'a> Run<'a> {
             images: BTreeMap::new(),
             last_configurations: BTreeMap::new(),
             former: BTreeSet::new(),
-            lost_at: 0,
+            lost_at: None,
             doomed: BTreeSet::new(),
             wounded: BTreeSet::new(),
             beside: None,
@@ -306,14 +306,11 @@ impl<'a> Run<'a> {
         for at in self.plan.nodes..self.servers {
             self.later(10_000, Chore::Hints(at));
         }
-        self.with_server(0, |server, host| {
-            let found = Input::Found {
-                cluster_id: CLUSTER,
-                alone: false,
-            };
-            server.input(host, found);
-            true
-        });
+        let found = Input::Found {
+            cluster_id: CLUSTER,
+            alone: false,
+        };
+        self.input(0, found);
         let voters = self.plan.nodes - 1 + self.plan.nodes % 2;
         let voters = voters.min(self.plan.tuning.options.voters);
         let formed = self.go_on(FORMING, |run| {
@@ -381,8 +378,7 @@ impl<'a> Run<'a> {
             return self.settle_again("the last course");
         }
         for at in self.started() {
-            let server = self.world.node(at).server();
-            if let Some(raft) = server.and_then(Server::raft) {
+            if let Some(raft) = self.raft(at) {
                 let (role, term, last) = (raft.role(), raft.term(), raft.last());
                 let (commit, (index, c)) = (raft.commit_index(), raft.configuration());
                 let id = raft.id();
@@ -418,7 +414,7 @@ impl<'a> Run<'a> {
         let Some(leader) = self.leader() else {
             return Some("nobody leads".to_owned());
         };
-        let raft = self.world.node(leader).server()?.raft()?;
+        let raft = self.raft(leader)?;
         let (index, configuration) = raft.configuration();
         if configuration.is_joint() || raft.committed_configuration().0 != index {
             return Some("the configuration is still changing".to_owned());
@@ -569,6 +565,19 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Hands the core of a node whose process runs an input.
+    pub fn input(&mut self, at: Address, input: Input) -> bool {
+        self.with_server(at, |server, host| {
+            server.input(host, input);
+            true
+        })
+    }
+
+    /// The core of that node, if it has one now.
+    pub fn raft(&self, at: Address) -> Option<&Raft> {
+        self.world.node(at).server()?.raft()
+    }
+
     /// Nodes that have ever started.
     pub fn started(&self) -> Vec<Address> {
         self.begun.iter().copied().collect()
@@ -588,16 +597,15 @@ impl<'a> Run<'a> {
     /// The leader of the highest term.
     pub fn leader(&self) -> Option<Address> {
         let leads = |at: &Address| -> Option<(u64, Address)> {
-            let raft = self.world.node(*at).server()?.raft()?;
+            let raft = self.raft(*at)?;
             (raft.role() == RoleName::Leader && !self.world.is_paused(*at))
                 .then_some((raft.term(), *at))
         };
         self.begun.iter().filter_map(leads).max().map(|(_, at)| at)
     }
 
-    fn leader_raft(&self, is: impl FnOnce(&raft_core::Raft) -> bool) -> bool {
-        let leader = self.leader().and_then(|at| self.world.node(at).server());
-        leader.and_then(Server::raft).is_some_and(is)
+    fn leader_raft(&self, is: impl FnOnce(&Raft) -> bool) -> bool {
+        self.leader().and_then(|at| self.raft(at)).is_some_and(is)
     }
 
     fn asked(&self) -> u64 {

@@ -56,8 +56,7 @@ impl Run<'_> {
             })?;
             self.pass(BETWEEN_READS)?;
         }
-        let server = self.world.node(leader).server();
-        let raft = server.and_then(|server| server.raft());
+        let raft = self.raft(leader);
         if raft.is_some_and(|raft| raft.role() == RoleName::Leader) {
             return wrong("calm", format!("node {leader} leads on, all alone"));
         }
@@ -85,9 +84,7 @@ impl Run<'_> {
     /// W2: the process dies when the snapshot is on its disk, and its log is still that of before.
     fn half_way(&mut self, at: Address, term: Term) -> Result<(), Wrong> {
         let raft = |run: &Run<'_>| {
-            let server = run.world.node(at).server();
-            let raft = server.and_then(|server| server.raft());
-            raft.map(|raft| {
+            run.raft(at).map(|raft| {
                 (
                     raft.durable_claim(),
                     raft.base().index,
@@ -98,12 +95,12 @@ impl Run<'_> {
         let speaks = |run: &Run<'_>| {
             raft(run).is_some_and(|(claim, _, _)| claim.is_some_and(|claim| claim.0 >= term))
         };
-        if !self.wait_closely(speaks)? {
+        if !self.wait_for(CLOSELY, INSTANT, speaks)? {
             return Ok(());
         }
         self.stall(at, CUT);
         let installs = |run: &Run<'_>| raft(run).is_some_and(|(_, base, end)| end < base);
-        if self.wait_closely(installs)? {
+        if self.wait_for(CLOSELY, INSTANT, installs)? {
             self.coverage.event("crash within an install");
             self.die_at_once(at);
             self.start(at);
@@ -131,19 +128,11 @@ impl Run<'_> {
         }
     }
 
-    /// For a moment that is over at once.
-    fn wait_closely(&mut self, so: impl Fn(&Run<'_>) -> bool) -> Result<bool, Wrong> {
-        let until = self.world.now() + CLOSELY;
-        while !so(self) && self.world.now() < until {
-            self.pass(INSTANT)?;
-        }
-        Ok(so(self))
-    }
-
     /// E3: an heir that nobody hears is left behind with a higher term. It tells its leader so, and is freed.
     pub(super) fn unheard_heir(&mut self) -> Result<(), Wrong> {
         let (leader, term) = self.leads()?;
-        let others = self.other_voters(leader);
+        let mut others = self.other_voters(leader);
+        others.retain(|at| self.can_spare(*at));
         let Some(to) = others.last().and_then(|heir| self.id(*heir)) else {
             return Ok(());
         };
@@ -165,7 +154,7 @@ impl Run<'_> {
             let term = |at: &Address| run.world.node(*at).server().and_then(|s| s.term());
             now.is_some() && others.iter().all(|at| term(at) == now)
         };
-        if !self.wait_for(ELECTING, together)? {
+        if !self.wait_for(ELECTING, MOMENT, together)? {
             let what = format!("node {heir} is left behind in a term of its own");
             return wrong("calm", what);
         }

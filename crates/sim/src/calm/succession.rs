@@ -22,7 +22,7 @@ impl Run<'_> {
     pub(super) fn leaders_die(&mut self) -> Result<(), Wrong> {
         self.pass(STANDING)?;
         let (first, term) = self.leads()?;
-        if self.other_voters(first).len() < 2 {
+        if !self.can_spare(first) {
             return Ok(());
         }
         self.crash(first, false);
@@ -66,8 +66,7 @@ impl Run<'_> {
         let from = self.stranger();
         for at in &all {
             self.start(*at);
-            let raft = self.world.node(*at).server().and_then(|s| s.raft());
-            let last = raft.map_or(Position::ZERO, |raft| raft.last());
+            let last = self.raft(*at).map_or(Position::ZERO, |raft| raft.last());
             let request = RequestVote {
                 term: term + 1,
                 pre_vote: true,

@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use raft_core::{Configuration, Index, NodeId, Raft, RoleName};
 
+use super::manners::ELECT_TIMEOUT_MAX;
 use super::{Wrong, wrong};
 use crate::world::Micros;
 
 /// M1: voters do not become fewer again. No run has another limit.
 const MIN_VOTERS: usize = 3;
-
-/// M4: who answers has done so within ElectTimeoutMax. No run has another.
-const ANSWERS_WITHIN: Micros = 1_500_000;
 
 /// M4: no run calls a voter dead earlier.
 const DEAD_AT_THE_LEAST: Micros = 4_000_000;
@@ -117,7 +115,10 @@ pub(super) fn may_count(
         let peer = peers.get(node);
         peer.map_or(Micros::MAX, |peer| now.saturating_sub(peer.last_contact.0))
     };
-    let answers = |node: NodeId| node == id || silence(&node) < ANSWERS_WITHIN;
+    let answers = |node: NodeId| {
+        let answered = peers.get(&node).is_some_and(|peer| peer.answered);
+        node == id || (answered && silence(&node) < ELECT_TIMEOUT_MAX)
+    };
     let majority = |voters: &BTreeSet<NodeId>| {
         voters.iter().filter(|node| answers(**node)).count() * 2 > voters.len()
     };

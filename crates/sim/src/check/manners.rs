@@ -14,7 +14,7 @@ use crate::world::Micros;
 
 /// ElectTimeoutMin and ElectTimeoutMax. No run has others.
 const ELECT_TIMEOUT_MIN: Micros = 750_000;
-const ELECT_TIMEOUT_MAX: Micros = 1_500_000;
+pub(super) const ELECT_TIMEOUT_MAX: Micros = 1_500_000;
 
 /// Between two places in the order of succession (E1).
 const PLACE_DELAY: Micros = 20_000;
@@ -26,7 +26,7 @@ const QUIET: Micros = 50_000;
 const HINTED_ATTEMPTS: u32 = 4;
 
 /// A probe that is not answered for so long is answered (E2).
-const PROBE_PATIENCE: Micros = 30_000;
+pub(crate) const PROBE_PATIENCE: Micros = 30_000;
 
 /// Leaves are gathered for so long (M1).
 const GATHERING: Micros = 300_000;

@@ -55,6 +55,7 @@ pub use finally::at_end;
 use founding::Founding;
 use ledger::{Ledger, Standing};
 use manners::Manners;
+pub(crate) use manners::PROBE_PATIENCE;
 
 /// What may wait at one node.
 const MAX_WAITING: usize = 4_000;
@@ -145,8 +146,8 @@ impl Checker {
         self.manners.late_answer(id)
     }
 
-    /// A bit of that node's log was flipped. Term, vote and entries are found again; what it knows of its peers'
-    /// disks may be forgotten, and nothing of Raft rests on that.
+    /// A bit of that node's log was flipped. Term, vote and entries must be found again. What it knew of its peers'
+    /// disks may be gone: a batch that held nothing else is dropped unnoticed, which D5 would have otherwise.
     pub fn damage(&mut self, id: NodeId) {
         self.damaged.insert(id);
     }
@@ -232,11 +233,13 @@ impl Checker {
         }
         if is_new {
             for member in configuration.1.members() {
-                if self
-                    .removed
-                    .get(&member)
-                    .is_some_and(|at| *at < configuration.0)
-                {
+                let left = self.removed.get(&member);
+                // A leader that is cut off has not heard of it, and its entry will never count.
+                let knows = |at: Index| {
+                    let committed = self.ledger.entry(at).map(|entry| entry.term);
+                    at <= raft.base().index || raft.term_at(at) == committed
+                };
+                if left.is_some_and(|at| *at < configuration.0 && knows(*at)) {
                     let what =
                         format!("{member} has left for good, and {} has it", configuration.0);
                     return wrong("removed-stays-removed", what);
@@ -369,7 +372,11 @@ impl Checker {
             Note::Stored(writes) => self.stored(id, writes, coverage)?,
             Note::Sent { to, message } => {
                 if let Some(raft) = server.raft() {
-                    let known = !self.excused.contains(&to);
+                    // In a later term it may have given up what it acknowledged to this leader.
+                    let heir = self.ledger.mirror_of(to);
+                    let moved_on =
+                        heir.is_some_and(|heir| heir.hard_state.current_term > raft.term());
+                    let known = !self.excused.contains(&to) && !moved_on;
                     self.manners
                         .says((id, raft), to, &message, known, &self.ledger)?;
                 }

@@ -4,8 +4,6 @@ use raft_core::Input;
 
 use super::{Run, SETTLES, put};
 use crate::check::{Wrong, wrong};
-use crate::node::Server;
-use crate::run::Image;
 use crate::world::{Address, Micros};
 
 /// Starts that the image does not know of.
@@ -41,8 +39,8 @@ impl Run<'_> {
             self.propose_slowly(leader, 1)?;
         }
         let led = |run: &Run<'_>| {
-            let raft = run.world.node(leader).server().and_then(Server::raft);
-            raft.map(raft_core::Raft::term)
+            run.raft(leader)
+                .map(raft_core::Raft::term)
                 .filter(|_| run.leader() == Some(leader))
         };
         let term = led(self);
@@ -55,13 +53,8 @@ impl Run<'_> {
         for at in &away {
             self.crash(*at, false);
         }
-        let (id, seed) = (image.id, self.dice.roll());
-        if let Some(server) = self.world.node_mut(victim).server_mut() {
-            server.parts.disk = image.disk.fork();
-            server.parts.disk.crash(seed);
-            server.parts.machine.restore_image(&image.machine);
-        }
-        self.doom(victim);
+        let id = image.id;
+        self.put_image(victim, &image);
         self.start(victim);
         for _ in 0..ENTRIES {
             self.propose(leader, vec![put("PUT course clone")]);
@@ -113,24 +106,12 @@ impl Run<'_> {
                     durable_index: 0,
                     challenged: None,
                 };
-                self.with_server(leader, |server, host| {
-                    server.input(host, late);
-                    true
-                });
+                self.input(leader, late);
             }
         }
         for at in away {
             self.start(at);
         }
-        self.settle_again("a disk went back")
-    }
-
-    fn image_of(&self, at: Address) -> Option<Image> {
-        let server = self.world.node(at).server()?;
-        Some(Image {
-            id: server.parts.id,
-            disk: server.parts.disk.fork(),
-            machine: server.parts.machine.image(),
-        })
+        self.settle_again("a node was doubted")
     }
 }

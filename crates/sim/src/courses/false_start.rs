@@ -5,7 +5,6 @@ use raft_core::{ClusterId, Entry, Index, Input, Message, Payload, Position, Role
 
 use super::put;
 use crate::check::{Checker, Wrong, wrong};
-use crate::node::Server;
 use crate::run::{CLUSTER, Run};
 use crate::world::{Address, Micros};
 
@@ -70,10 +69,7 @@ impl Run<'_> {
     /// Starts the node, if it does not run, and hands it this.
     fn start_and_tell(&mut self, at: Address, input: Input) {
         self.start(at);
-        self.with_server(at, |server, host| {
-            server.input(host, input);
-            true
-        });
+        self.input(at, input);
     }
 
     fn ask_founder(&mut self, at: Address) {
@@ -115,8 +111,8 @@ impl Run<'_> {
     /// F2: the second one hears of the first, and may be asked for entries at the same time.
     fn give_way(&mut self) -> Result<(), Wrong> {
         let leads = |run: &Run<'_>| {
-            let raft = run.world.node(SECOND).server().and_then(Server::raft);
-            raft.is_some_and(|raft| raft.role() == RoleName::Leader)
+            run.raft(SECOND)
+                .is_some_and(|raft| raft.role() == RoleName::Leader)
         };
         // Each of the two deposes the other, until they are kept apart.
         self.cut_off(SECOND, true);
@@ -151,7 +147,7 @@ impl Run<'_> {
     }
 
     fn log_of(&self, at: Address) -> Option<(Index, Index)> {
-        let raft = self.world.node(at).server().and_then(Server::raft)?;
+        let raft = self.raft(at)?;
         Some((raft.last().index, raft.commit_index()))
     }
 }

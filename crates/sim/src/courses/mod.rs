@@ -19,7 +19,6 @@ use bytes::Bytes;
 use raft_core::{Command, Index, Input, Payload, Proposal};
 
 use crate::check::{Wrong, wrong};
-use crate::node::Server;
 use crate::run::Run;
 use crate::world::{Address, Micros};
 
@@ -41,11 +40,7 @@ impl Run<'_> {
     fn propose(&mut self, at: Address, payloads: Vec<Payload>) -> bool {
         let proposals = (1..).zip(payloads);
         let proposals = proposals.map(|(request, payload)| Proposal { request, payload });
-        let input = Input::PutEntries(proposals.collect());
-        self.with_server(at, |server, host| {
-            server.input(host, input);
-            true
-        })
+        self.input(at, Input::PutEntries(proposals.collect()))
     }
 
     /// Has the leader append these one by one, each in a group of its own.
@@ -59,16 +54,14 @@ impl Run<'_> {
 
     /// Nodes that vote by the configuration of the leader, and run.
     fn running_voters(&self) -> Vec<Address> {
-        let leader = self.leader().and_then(|at| self.world.node(at).server());
-        let Some(raft) = leader.and_then(Server::raft) else {
+        let Some(raft) = self.leader().and_then(|at| self.raft(at)) else {
             return Vec::new();
         };
         let voters = raft.configuration().1.all_voters();
         let started = self.started().into_iter();
         let votes = |at: &Address| {
-            let server = self.world.node(*at).server();
-            self.world.is_up(*at)
-                && server.is_some_and(|s| s.raft().is_some() && voters.contains(&s.parts.id))
+            let raft = self.raft(*at).filter(|_| self.world.is_up(*at));
+            raft.is_some_and(|raft| voters.contains(&raft.id()))
         };
         started.filter(votes).collect()
     }

@@ -62,15 +62,11 @@ impl Run<'_> {
         }
         self.world.heal();
         self.start(victim);
-        let runs = |run: &Run<'_>| {
-            let server = run.world.node(victim).server();
-            server.and_then(Server::raft).is_some()
-        };
+        let runs = |run: &Run<'_>| run.raft(victim).is_some();
         self.must_come_about(REPAIRED, "a damaged log is not repaired", runs)?;
-        let leader = self.leader().and_then(|at| self.world.node(at).server());
-        let has_all = leader
-            .and_then(Server::raft)
-            .is_some_and(|raft| raft.base().index < common && raft.commit_index() > common);
+        let leader = self.leader().and_then(|at| self.raft(at));
+        let has_all =
+            leader.is_some_and(|raft| raft.base().index < common && raft.commit_index() > common);
         match self.id(victim) != id && has_all && !anywhere {
             true => wrong(
                 "repair",

@@ -5,16 +5,14 @@ use raft_disk::sim::{Fault, Operation};
 
 use super::{Chore, Kind};
 use crate::run::{Image, Run};
-use crate::world::Address;
+use crate::world::{Address, Micros};
 
 impl Run<'_> {
     pub(super) fn make_on_disk(&mut self, kind: Kind, at: Address) -> bool {
         match kind {
             Kind::DiskStall => {
-                let until = self.world.now() + self.dice.between(200, 6_000) * 1_000;
-                if let Some(server) = self.world.node_mut(at).server_mut() {
-                    server.parts.stalled_until = until;
-                }
+                let time = self.dice.between(200, 6_000) * 1_000;
+                self.stall(at, time);
                 true
             }
             Kind::DiskFull => {
@@ -53,9 +51,7 @@ impl Run<'_> {
                     return false;
                 }
                 if self.world.is_up(at) {
-                    self.crash(at, true);
-                    let back = self.dice.between(50, 3_000) * 1_000;
-                    self.later(back, Chore::Start(at));
+                    self.lose_power(at);
                 }
                 self.begin_anew(at);
                 true
@@ -125,9 +121,7 @@ impl Run<'_> {
         if !bound || !self.may_lose(at) {
             return false;
         }
-        self.crash(at, true);
-        let back = self.dice.between(50, 3_000) * 1_000;
-        self.later(back, Chore::Start(at));
+        self.lose_power(at);
         if let Some(server) = self.world.node(at).server() {
             let disk = &server.parts.disk;
             for name in Disk::list(disk).unwrap_or_default() {
@@ -148,14 +142,18 @@ impl Run<'_> {
         let wait = self.dice.between(1_000, 8_000) * 1_000;
         self.later(wait, Chore::Image);
         let at = self.victim();
-        if let Some(server) = self.world.node(at).server() {
-            let image = Image {
-                id: server.parts.id,
-                disk: server.parts.disk.fork(),
-                machine: server.parts.machine.image(),
-            };
+        if let Some(image) = self.image_of(at) {
             self.images.insert(at, image);
         }
+    }
+
+    pub(crate) fn image_of(&self, at: Address) -> Option<Image> {
+        let server = self.world.node(at).server()?;
+        Some(Image {
+            id: server.parts.id,
+            disk: server.parts.disk.fork(),
+            machine: server.parts.machine.image(),
+        })
     }
 
     /// The machine is as it was when its image was made.
@@ -167,10 +165,14 @@ impl Run<'_> {
             return false;
         }
         if self.world.is_up(at) {
-            self.crash(at, true);
-            let back = self.dice.between(50, 3_000) * 1_000;
-            self.later(back, Chore::Start(at));
+            self.lose_power(at);
         }
+        self.put_image(at, &image);
+        true
+    }
+
+    /// A machine that does not run is as it was when that image was made.
+    pub(crate) fn put_image(&mut self, at: Address, image: &Image) {
         let seed = self.dice.roll();
         if let Some(server) = self.world.node_mut(at).server_mut() {
             server.parts.disk = image.disk.fork();
@@ -178,7 +180,21 @@ impl Run<'_> {
             server.parts.machine.restore_image(&image.machine);
         }
         self.doom(at);
-        true
+    }
+
+    /// The power fails, and is back before long.
+    fn lose_power(&mut self, at: Address) {
+        self.crash(at, true);
+        let back = self.dice.between(50, 3_000) * 1_000;
+        self.later(back, Chore::Start(at));
+    }
+
+    /// That node's log is not written to for so long.
+    pub(crate) fn stall(&mut self, at: Address, time: Micros) {
+        let until = self.world.now() + time;
+        if let Some(server) = self.world.node_mut(at).server_mut() {
+            server.parts.stalled_until = until;
+        }
     }
 }
 

@@ -232,8 +232,9 @@ impl Run<'_> {
                 self.world.jump_clock(at, by);
             }
             Kind::ClockDrift | Kind::ClockStop => {
-                let known = self.world.now() >= self.lost_at + KNOWN_TO_BE_GONE;
-                if kind == Kind::ClockStop && !known && !self.former.is_empty() {
+                let now = self.world.now();
+                let is_news = self.lost_at.is_some_and(|at| now < at + KNOWN_TO_BE_GONE);
+                if kind == Kind::ClockStop && is_news {
                     return false;
                 }
                 let rate = match kind {

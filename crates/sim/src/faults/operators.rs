@@ -46,10 +46,7 @@ impl Run<'_> {
                 to: self.dice.per_mille(700).then_some(node),
             },
         };
-        self.with_server(leader, |server, host| {
-            server.input(host, input);
-            true
-        })
+        self.input(leader, input)
     }
 
     pub(super) fn join(&mut self) -> bool {
@@ -96,10 +93,7 @@ impl Run<'_> {
                 joinable: self.in_ledger(*node),
             }));
         }
-        self.with_server(at, |server, host| {
-            server.input(host, Input::Members(hints));
-            true
-        });
+        self.input(at, Input::Members(hints));
     }
 
     /// A newcomer that was removed before it had heard of the cluster: nobody tells it, and it has nobody to

@@ -40,7 +40,7 @@ impl Run<'_> {
             let id = server.parts.id;
             server.begin_anew();
             self.former.insert(id);
-            self.lost_at = now;
+            self.lost_at = Some(now);
             self.doomed.remove(&id);
             self.wounded.remove(&id);
             self.coverage.event("new id");

@@ -36,8 +36,8 @@ pub(super) struct Reading {
     asked_in: Option<u64>,
     /// What the epoch had acknowledged when it was asked early.
     asked_at: u64,
-    /// What came of asking before the index was known: in which epoch, and the answer.
-    early: Option<(u64, Reply)>,
+    /// What came of asking before the index was known.
+    early: Option<Reply>,
 }
 
 #[derive(Default)]
@@ -342,7 +342,7 @@ impl Process {
         };
         reading.index = Some(index);
         match reading.early.take() {
-            Some((asked_in, reply)) if Some(asked_in) == epoch && reading.asked_at >= index => {
+            Some(reply) if reading.asked_in == epoch && reading.asked_at >= index => {
                 let (client, number) = (reading.client, reading.number);
                 self.reads.remove(&request);
                 self.reply(host, client, number, reply);
@@ -399,7 +399,7 @@ impl Process {
                 let (client, number) = (reading.client, reading.number);
                 match reading.index {
                     None => {
-                        reading.early = Some((epoch.number, reply));
+                        reading.early = Some(reply);
                         return;
                     }
                     // It was asked before the index was known, and too early.

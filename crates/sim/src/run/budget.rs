@@ -6,7 +6,6 @@ use std::sync::Arc;
 use raft_core::{Configuration, NodeId};
 
 use super::{Image, Run};
-use crate::node::Server;
 use crate::world::Address;
 
 impl Run<'_> {
@@ -14,7 +13,7 @@ impl Run<'_> {
     fn configurations(&self) -> Vec<Arc<Configuration>> {
         let mut all: Vec<Arc<Configuration>> = self.last_configurations.values().cloned().collect();
         for at in self.begun.iter() {
-            if let Some(raft) = self.world.node(*at).server().and_then(Server::raft) {
+            if let Some(raft) = self.raft(*at) {
                 all.push(raft.configuration().1);
                 all.push(raft.committed_configuration().1);
             }

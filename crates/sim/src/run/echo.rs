@@ -3,14 +3,13 @@
 use raft_core::RoleName;
 
 use super::Run;
-use crate::node::Server;
 use crate::world::Address;
 
 impl Run<'_> {
     /// A network without order brings back what it brought before, when it is least wanted: old votes to who
     /// campaigns anew, the answer to an earlier probe to who has just asked (E2).
     pub(super) fn echo(&mut self, at: Address) {
-        let Some(raft) = self.world.node(at).server().and_then(Server::raft) else {
+        let Some(raft) = self.raft(at) else {
             return;
         };
         let (id, term) = (raft.id(), raft.term());
@@ -25,10 +24,7 @@ impl Run<'_> {
         }
         words.extend(self.checker.late_answer(id));
         for input in words {
-            self.with_server(at, |server, host| {
-                server.input(host, input);
-                true
-            });
+            self.input(at, input);
         }
     }
 }
