@@ -84,12 +84,11 @@ impl Client {
                 }
                 None => reason,
             };
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= PAUSE {
                 // That the time was up in the middle of another one says less than what cut the one before.
-                return Err(ClientError::NoSnapshot(lost.unwrap_or(reason)));
-            }
-            if Instant::now() + PAUSE >= deadline {
-                return Err(ClientError::NoSnapshot(reason));
+                let before = lost.filter(|_| left.is_zero());
+                return Err(ClientError::NoSnapshot(before.unwrap_or(reason)));
             }
             lost = Some(reason);
             sleep(PAUSE).await;

@@ -68,22 +68,9 @@ impl Reads {
         let (index, early) = if stale {
             (0, None)
         } else {
-            let early = self.ask_early(&query, deadline);
-            tokio::pin!(early);
-            let mut asked = None;
-            let confirmed = self.read_index(deadline);
-            tokio::pin!(confirmed);
-            let index = loop {
-                tokio::select! {
-                    index = &mut confirmed => break index?,
-                    reply = &mut early, if asked.is_none() => asked = Some(reply),
-                }
-            };
-            let reply = match asked {
-                Some(reply) => reply,
-                None => early.await,
-            };
-            (index, reply)
+            // A refused index ends both.
+            let early = async { Ok(self.ask_early(&query, deadline).await) };
+            tokio::try_join!(self.read_index(deadline), early)?
         };
         if let Some((applied, reply)) = early
             && applied >= index

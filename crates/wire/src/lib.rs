@@ -1,7 +1,8 @@
 //! The words that Leeky Raft's processes say to each other, generated from `proto/`.
 //!
 //! Only the daemons and the command line know these types. The cores never see them: a daemon's
-//! `convert` module turns them into core types and refuses what is out of bounds.
+//! `convert` module turns them into core types and refuses what is out of bounds. How the words get onto a
+//! connection is theirs to share too: [`gather`].
 
 /// The membership daemon's service: who is there, at which address, how healthy.
 #[allow(missing_docs, unused_qualifications, clippy::all)]
