@@ -220,6 +220,9 @@ pub const MEMBER_BACKOFF: (Duration, Duration) =
 /// One unary call to `member` takes longer: it is given up.
 pub const MEMBER_DEADLINE: Duration = Duration::from_secs(3);
 
+/// A `member` that has been silent for longer than this is an alarm. Well above what a restart of it takes.
+pub const MEMBER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often a daemon that has no identity yet says that it waits for `member`.
 pub const MEMBER_REMINDER: Duration = Duration::from_secs(5);
 

@@ -17,7 +17,8 @@ use wire::member::{self as pb, MemberState};
 
 use crate::addresses::Address;
 use crate::limits::{
-    CONNECT_DEADLINE, MAX_MESSAGE_BYTES, MEMBER_BACKOFF, MEMBER_DEADLINE, MEMBER_REMINDER,
+    CONNECT_DEADLINE, MAX_MESSAGE_BYTES, MEMBER_BACKOFF, MEMBER_DEADLINE, MEMBER_PATIENCE,
+    MEMBER_REMINDER,
 };
 use crate::net;
 use crate::say;
@@ -39,8 +40,8 @@ pub struct Member {
 /// The member map, as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Whether `member` answers.
-    pub connected: bool,
+    /// Since when `member` has not answered. None: it answers, or was not asked yet.
+    pub silent_since: Option<Instant>,
     /// Every member known, this one included.
     pub nodes: BTreeMap<NodeId, Member>,
     /// This node is the first of its introducers (F3).
@@ -48,6 +49,13 @@ pub struct View {
 }
 
 impl View {
+    /// Whether `member` has been silent for so long that a person should look. A restart of it, or a start of
+    /// this node that is faster than that of its `member`, is no alarm.
+    pub fn member_is_silent(&self) -> bool {
+        self.silent_since
+            .is_some_and(|since| since.elapsed() >= MEMBER_PATIENCE)
+    }
+
     /// The node's health, in a word.
     pub fn health(&self, node: NodeId) -> &'static str {
         self.nodes
@@ -152,17 +160,18 @@ pub async fn run(shared: Arc<Shared>, view: watch::Sender<Arc<View>>) {
     loop {
         let began = Instant::now();
         let Err(reason) = follower.follow().await;
-        let was_connected = follower.view.borrow().connected;
-        if was_connected {
+        let fell_silent = follower.view.borrow().silent_since.is_none();
+        if fell_silent {
             say!(
                 warn,
                 "CONNERROR",
                 "member at {}: {reason}",
                 address(&follower.shared.config)
             );
+            let now = Some(Instant::now());
             follower
                 .view
-                .send_modify(|view| Arc::make_mut(view).connected = false);
+                .send_modify(|view| Arc::make_mut(view).silent_since = now);
         }
         if began.elapsed() > MEMBER_BACKOFF.1 {
             wait = MEMBER_BACKOFF.0;
@@ -221,7 +230,6 @@ impl Follower {
             return Err("it is another node's".to_owned());
         }
         let mut next = View {
-            connected: true,
             first_introducer: reply.first_introducer,
             ..View::default()
         };
@@ -293,5 +301,22 @@ impl Follower {
         if let Ok(Err(error)) = saved {
             tracing::warn!("the addresses of the other nodes could not be saved: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_member_that_stays_silent_is_an_alarm() {
+        let mut view = View::default();
+        assert!(!view.member_is_silent(), "it was not asked yet");
+        let now = Instant::now();
+        view.silent_since = Some(now);
+        assert!(!view.member_is_silent(), "it may be starting");
+        view.silent_since = Some(now.checked_sub(MEMBER_PATIENCE).unwrap());
+        assert!(view.member_is_silent());
     }
 }

@@ -51,7 +51,7 @@ pub async fn status(shared: &Shared, inbox: &mpsc::Sender<Ask>, view: &View) -> 
         })
         .collect();
     let mut alarms = shared.alarms();
-    if !view.connected {
+    if view.member_is_silent() {
         alarms.push("the member daemon beside this node does not answer".to_owned());
     }
     pb::StatusReply {
