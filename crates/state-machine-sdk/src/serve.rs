@@ -9,14 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wire::state_machine::state_machine_server::StateMachineServer;
 
 use crate::limits::{
@@ -32,7 +33,7 @@ const DEFAULT_PORT: u16 = 6005;
 /// Where a state machine is reached by the `raft` daemon of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// A TCP address.
+    /// A TCP address. Only callers of the same machine are answered: by a loopback address, or by this one.
     Tcp(SocketAddr),
     /// A Unix socket, by its path.
     Unix(PathBuf),
@@ -212,7 +213,9 @@ pub async fn serve(
     let mut server = match &listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address).await.map_err(cannot_listen)?;
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = TcpIncoming::from(listener)
+                .with_nodelay(Some(true))
+                .filter(from_this_machine);
             tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
         }
         Listen::Unix(path) => {
@@ -282,6 +285,28 @@ pub async fn serve(
     }
 }
 
+/// Whoever may open an epoch ends that of the daemon, so a connection from elsewhere ends at once.
+fn from_this_machine(incoming: &io::Result<TcpStream>) -> bool {
+    let Ok(stream) = incoming else {
+        return true;
+    };
+    let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr()) else {
+        return false;
+    };
+    let local = is_local(caller.ip(), own.ip());
+    if !local {
+        debug!(
+            "[STATEMACHINE] [CONNERROR] {caller} is not of this machine: the connection is closed"
+        );
+    }
+    local
+}
+
+fn is_local(caller: IpAddr, own: IpAddr) -> bool {
+    let (caller, own) = (caller.to_canonical(), own.to_canonical());
+    caller.is_loopback() || caller == own
+}
+
 fn server_ended(
     ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
 ) -> ServeError {
@@ -313,4 +338,22 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     UnixListener::bind(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_local_by_loopback_or_by_the_address_it_called() {
+        let own = IpAddr::from([192, 0, 2, 7]);
+        let mapped = |ip: Ipv4Addr| IpAddr::from(ip.to_ipv6_mapped());
+        assert!(is_local(own, own));
+        assert!(is_local(Ipv4Addr::LOCALHOST.into(), own));
+        assert!(is_local(mapped(Ipv4Addr::LOCALHOST), own));
+        assert!(is_local(mapped([192, 0, 2, 7].into()), own));
+        assert!(is_local(Ipv6Addr::LOCALHOST.into(), own));
+        assert!(!is_local([192, 0, 2, 8].into(), own));
+        assert!(!is_local(mapped([192, 0, 2, 8].into()), own));
+    }
 }
