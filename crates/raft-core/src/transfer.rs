@@ -56,13 +56,21 @@ impl Raft {
         };
         // Begun anew, it would keep clients waiting for as long as somebody repeats the order, and void
         // the token that the heir has.
-        let begun = |leading: &mut Leading| leading.transfer.as_ref().map(Transfer::to);
-        if self.leading().and_then(begun) == Some(heir) {
+        let begun = |leading: &mut Leading| {
+            let transfer = leading.transfer.as_ref()?;
+            Some((transfer.to, transfer.deadline))
+        };
+        let begun = self.leading().and_then(begun);
+        if begun.is_some_and(|(to, _)| to == heir) {
             return;
         }
         // 0 would mean "no token".
         let token = self.dice.next() | 1;
-        let deadline = self.now + self.options.elect_timeout_max;
+        // D4: a sick leader is to be gone by the end of its first attempt, whoever else is tried meanwhile.
+        let deadline = match begun {
+            Some((_, deadline)) if self.disk.sick => deadline,
+            _ => self.now + self.options.elect_timeout_max,
+        };
         if let Some(leading) = self.leading() {
             leading.transfer = Some(Transfer {
                 to: heir,

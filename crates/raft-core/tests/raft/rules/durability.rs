@@ -88,7 +88,10 @@ fn d4_a_sick_leader_hands_over_or_steps_down() {
             .iter()
             .any(|(_, m)| matches!(m, Message::TimeoutNow { .. }))
     );
-    keep_alive(&mut one, 1_600);
+    keep_alive(&mut one, 1_000);
+    // An order to hand over to another one gives it no more time.
+    one.step(Input::Transfer { to: Some(node(3)) });
+    keep_alive(&mut one, 600);
     assert_eq!(one.raft.role(), RoleName::Follower, "nobody took over");
     one.sync();
     one.hear_only(2, heartbeat(term + 1, 0, &[]));
