@@ -91,7 +91,7 @@ pub const GONE: &[Gone] = &[
     Gone {
         names: &["Prefix"],
         renamed: None,
-        verdict: "is gone: each line of the log names its daemon and its node (Name)",
+        verdict: "is gone: each daemon writes to an output of its own, and whoever starts it knows which node it is",
     },
     Gone {
         names: &["Logfile", "LogfileClient"],

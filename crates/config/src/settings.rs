@@ -133,7 +133,7 @@ settings! {
     introducers: Vec<String> = "Introducers", vec!["introducer".to_owned(), "worker".to_owned()], "list",
         "`Introducer` where it named a host, `ServerPrefix`: renamed", hosts;
 
-    /// Gossip between the `member` daemons, UDP and TCP.
+    /// Gossip between the `member` daemons, UDP.
     member_gossip_port: u16 = "MemberGossipPort", 6000, "port", "fixed 6000 and 6001", port;
     /// Metrics of `member`.
     member_http_port: u16 = "MemberHTTPPort", 6001, "port", "", port;
@@ -143,7 +143,7 @@ settings! {
     http_port: u16 = "HTTPPort", 6003, "port", "", port;
     /// gRPC of `raft`, for clients and for the other nodes.
     rpc_port: u16 = "RPCPort", 6004, "port", "kept; `RaftRPCPort`, renamed", port;
-    /// gRPC of the state machine beside `raft`.
+    /// gRPC of the state machine beside `raft`; callers of the same machine only.
     state_machine_port: u16 = "StateMachinePort", 6005, "port", "`FilesystemRPCPort`, renamed", port;
     /// A Unix socket to reach the state machine by, instead of `StateMachinePort`; empty: TCP.
     state_machine_socket: Option<PathBuf> = "StateMachineSocket", None, "path", "", any;

@@ -81,7 +81,7 @@ pub struct CommandLine {
     #[arg(default_value = ENDPOINTS_DEFAULT)]
     endpoints: String,
 
-    /// For everything together: 5, 5s, 500ms
+    /// For everything together: 5, 5s, 500ms. A WATCH that waits for changes has no end of its own
     #[arg(long, global = true, value_name = "TIME", default_value = "5s")]
     #[arg(value_parser = duration)]
     timeout: Duration,
