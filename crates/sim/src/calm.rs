@@ -14,8 +14,6 @@ mod apart;
 mod beside;
 mod succession;
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use raft_core::message::RequestVoteReply;
 use raft_core::{Command, Input, Message, NodeId, Payload, Term, Time};
@@ -181,18 +179,6 @@ impl<'a> Run<'a> {
         let is_voter = |at: &Address| self.id(*at).is_some_and(|id| voters.contains(&id));
         let others = self.started().into_iter().filter(|at| *at != leader);
         others.filter(is_voter).collect()
-    }
-
-    /// Whether the voters that run are a majority without this one. Nodes that lost their disks are voters for
-    /// as long as no spare takes their place.
-    fn can_spare(&self, voter: Address) -> bool {
-        let others = self.started().into_iter().filter(|at| *at != voter);
-        let others: BTreeSet<NodeId> = others.filter_map(|at| self.id(at)).collect();
-        let leader = self.leader().and_then(|leader| self.raft(leader));
-        leader.is_some_and(|raft| {
-            let configuration = raft.configuration().1;
-            configuration.is_quorum(|voter| others.contains(&voter))
-        })
     }
 
     fn still_leads(&self, leader: Address, term: Term, though: &str) -> Result<(), Wrong> {

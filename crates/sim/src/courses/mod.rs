@@ -15,8 +15,10 @@ mod orders;
 mod sessions;
 mod wounds;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use raft_core::{Command, Index, Input, Payload, Proposal};
+use raft_core::{Command, Index, Input, NodeId, Payload, Proposal};
 
 use crate::check::{Wrong, wrong};
 use crate::run::Run;
@@ -64,6 +66,18 @@ impl Run<'_> {
             raft.is_some_and(|raft| voters.contains(&raft.id()))
         };
         started.filter(votes).collect()
+    }
+
+    /// Whether the voters that run are a majority without this one. Nodes that lost their disks are voters for
+    /// as long as no spare takes their place.
+    pub(crate) fn can_spare(&self, voter: Address) -> bool {
+        let others = self.started().into_iter().filter(|at| *at != voter);
+        let others: BTreeSet<NodeId> = others.filter_map(|at| self.id(at)).collect();
+        let leader = self.leader().and_then(|leader| self.raft(leader));
+        leader.is_some_and(|raft| {
+            let configuration = raft.configuration().1;
+            configuration.is_quorum(|voter| others.contains(&voter))
+        })
     }
 
     /// The last committed entry of which this is so.

@@ -21,7 +21,7 @@ impl Run<'_> {
     /// A leader that is cut off has entries that were never committed, another one commits others in their
     /// place; then the log of the one, or of one of the majority, is damaged there.
     pub(super) fn wound_a_log(&mut self) -> Result<(), Wrong> {
-        let Some(old) = self.leader().filter(|_| self.running_voters().len() >= 3) else {
+        let Some(old) = self.leader().filter(|leader| self.can_spare(*leader)) else {
             return Ok(());
         };
         let common = self.checker.ledger.len();
@@ -47,8 +47,8 @@ impl Run<'_> {
         }
         self.coverage.event("log wounded");
         let id = self.id(victim);
+        self.world.heal();
         if victim != old {
-            self.world.heal();
             for at in self.started() {
                 if at != victim && at != old {
                     self.world.cut(at, victim);
@@ -57,17 +57,21 @@ impl Run<'_> {
                     self.world.cut(old, at);
                 }
             }
-            self.start(victim);
-            self.pass(MISLED)?;
         }
-        self.world.heal();
         self.start(victim);
+        // What stands behind the damage may say nothing of entries: then nobody can know what is missing.
+        let server = self.world.node(victim).server();
+        let known = server.is_some_and(Server::is_repairing);
+        if victim != old {
+            self.pass(MISLED)?;
+            self.world.heal();
+        }
         let runs = |run: &Run<'_>| run.raft(victim).is_some();
         self.must_come_about(REPAIRED, "a damaged log is not repaired", runs)?;
         let leader = self.leader().and_then(|at| self.raft(at));
         let has_all =
             leader.is_some_and(|raft| raft.base().index < common && raft.commit_index() > common);
-        match self.id(victim) != id && has_all && !anywhere {
+        match self.id(victim) != id && has_all && known && !anywhere {
             true => wrong(
                 "repair",
                 "a log was given up, and the leader has all that it lacks",

@@ -419,6 +419,11 @@ impl Server {
         Some((name.to_owned(), range))
     }
 
+    /// Whether its log is being repaired.
+    pub fn is_repairing(&self) -> bool {
+        self.repairing.is_some()
+    }
+
     fn repair(&mut self, event: Event<Wire, Task>, host: &mut Host<'_, Party>) {
         let Some(mut repairing) = self.repairing.take() else {
             return;
