@@ -75,8 +75,9 @@ fn until(operations: &[&Operation], moment: Time) -> Vec<Operation> {
         .collect()
 }
 
-/// The window without what had been answered by the latest moment after which it is still refused,
-/// whatever the key held then. None: its beginning is needed.
+/// The window without the answers that had come by the latest moment after which it is still refused, and
+/// without what was over before all of the rest began, whatever the key held then. None: its beginning is
+/// needed.
 fn latest_start(
     window: &[Operation],
     refused: impl Fn(&[Operation]) -> bool,
@@ -84,10 +85,24 @@ fn latest_start(
     let mut moments: Vec<Time> = window.iter().filter_map(Operation::returned).collect();
     moments.sort_unstable();
     let after = |moment: Time| -> Vec<Operation> {
+        let over = |one: &Operation| one.returned().is_some_and(|at| at <= moment);
+        let left = window.iter().filter(|one| !over(one));
+        let left = left.filter(|one| one.returned().is_some());
+        let begins = left.map(|one| one.invoked).min();
+        // What is over, but not before all of the rest began, may have happened in between: that it was
+        // answered is all that is forgotten of it.
         let later = window
             .iter()
-            .filter(|one| one.returned().is_none_or(|at| at > moment));
-        later.cloned().collect()
+            .filter(|one| !over(one) || one.returned() >= begins);
+        later
+            .map(|one| {
+                let mut one = one.clone();
+                if over(&one) {
+                    one.outcome = Outcome::Unknown;
+                }
+                one
+            })
+            .collect()
     };
     let mut found = None;
     let (mut low, mut high) = (0, moments.len());
