@@ -16,7 +16,13 @@ pub(super) fn on_disk(
     remembers(id, &before.hard_state, &now.hard_state)?;
     let last = before.last();
     let kept = last.index <= now.base.index || now.term_at(last.index) == Some(last.term);
-    if !kept && !in_doubt {
+    // A snapshot may be whole and in its place though the disk failed behind it: the log that it contradicts
+    // gives way when the node starts (W2).
+    let replaced = now.base.index > before.base.index
+        && before
+            .term_at(now.base.index)
+            .is_some_and(|term| term < now.base.term);
+    if !kept && !replaced && !in_doubt {
         let what = format!(
             "{id} had stored {last:?}, and its log ends at {:?}",
             now.last()
@@ -110,6 +116,12 @@ mod tests {
         for now in lost {
             assert!(on_disk(id, &before, &now, false).is_err(), "{now:?}");
         }
+        let snapshot = |term| Mirror {
+            base: Position { index: 3, term },
+            ..mirror(5, Some(id), &[])
+        };
+        assert!(on_disk(id, &before, &snapshot(2), false).is_ok());
+        assert!(on_disk(id, &before, &snapshot(1), false).is_err());
         assert!(on_disk(id, &before, &mirror(5, Some(id), &[1]), true).is_ok());
         assert!(on_disk(id, &before, &mirror(5, None, &[1, 4]), true).is_err());
     }
