@@ -16,10 +16,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use wire::is_local;
 
 use crate::driver::{Published, Request};
 use crate::logging::SetLogLevel;
-use crate::service::is_local;
 
 /// The loop is alive if it answers within this.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ async fn log_level(
     ConnectInfo(caller): ConnectInfo<SocketAddr>,
     filter: String,
 ) -> (StatusCode, String) {
-    if !is_local(caller, http.own_ip) {
+    if !is_local(caller.ip(), http.own_ip) {
         return (StatusCode::FORBIDDEN, "only from this node\n".to_owned());
     }
     let Some(set) = &http.log_level else {

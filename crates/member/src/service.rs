@@ -1,12 +1,13 @@
 //! The gRPC service `Membership`, for the node's other processes and for people.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status};
+use wire::is_local;
 use wire::member::membership_server::Membership;
 use wire::member::{
     AnnounceReply, AnnounceRequest, LeaveReply, LeaveRequest, SelfReply, SelfRequest, WatchRequest,
@@ -47,17 +48,12 @@ impl MembershipService {
     /// What changes this node is for its own processes alone.
     fn check_is_local<T>(&self, name: &str, call: &Call<T>) -> Result<(), Status> {
         match call.remote_addr() {
-            Some(caller) if is_local(caller, self.own_ip) => Ok(()),
+            Some(caller) if is_local(caller.ip(), self.own_ip) => Ok(()),
             _ => Err(Status::permission_denied(format!(
                 "{name} is answered to processes of this node only; call it there"
             ))),
         }
     }
-}
-
-pub(crate) fn is_local(caller: SocketAddr, own_ip: IpAddr) -> bool {
-    let ip = caller.ip().to_canonical();
-    ip.is_loopback() || ip == own_ip
 }
 
 #[tonic::async_trait]

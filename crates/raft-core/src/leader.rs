@@ -375,8 +375,9 @@ impl Raft {
         let Role::Leader(leading) = &self.role else {
             return false;
         };
-        let stopping = leading.progress.get(&node);
-        leading.reconfiguring.is_leaving(node) || stopping.is_some_and(|it| it.health.stopping)
+        let progress = leading.progress.get(&node);
+        let stops = progress.is_some_and(|progress| progress.health.stopping);
+        (stops || leading.reconfiguring.is_leaving(node)) && !mutant!(M1LeaverInherits)
     }
 
     /// In that order, and whether each is sick, or was not heard of late.
@@ -397,7 +398,7 @@ impl Raft {
             .filter(|(voter, _)| {
                 // M1: never to a node that is about to go. D5: nor to one whose log may be shorter than it
                 // once said.
-                !self.is_suspect(*voter) && (!self.goes(*voter) || mutant!(M1LeaverInherits))
+                !self.is_suspect(*voter) && !self.goes(*voter)
             })
             .map(|(voter, progress)| {
                 let health = progress.health;

@@ -76,6 +76,12 @@ impl Progress {
         }
     }
 
+    /// It has answered, whatever it said.
+    pub(crate) fn answers(&mut self, now: Time) {
+        self.last_contact = now;
+        self.answered = true;
+    }
+
     pub(crate) fn view(&self) -> PeerView {
         PeerView {
             match_index: self.match_index,

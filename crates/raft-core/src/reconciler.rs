@@ -29,6 +29,13 @@ pub struct NodeView {
     pub healthy: bool,
 }
 
+impl NodeView {
+    /// It has answered this leader, and of late.
+    fn answers(&self, view: &View<'_>) -> bool {
+        self.answered && self.silent_for < view.options.elect_timeout_max
+    }
+}
+
 /// All that the decision rests on.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
@@ -91,10 +98,7 @@ fn plan_from(view: &View<'_>, reason: String) -> Plan {
 /// M4: a majority of the old voters, and of the new ones, answers this leader.
 fn is_safe(view: &View<'_>, plan: &Plan) -> bool {
     let answers = |node: NodeId| {
-        node == view.leader
-            || view.nodes.get(&node).is_some_and(|node| {
-                node.answered && node.silent_for < view.options.elect_timeout_max
-            })
+        node == view.leader || view.nodes.get(&node).is_some_and(|node| node.answers(view))
     };
     let next = Configuration {
         voters: plan.voters.clone(),
@@ -112,7 +116,7 @@ fn spares(view: &View<'_>) -> Vec<NodeId> {
             && view.nodes.get(node).is_some_and(|measured| {
                 let stable = view.options.server_stabilization_time;
                 measured.healthy
-                    && measured.silent_for < view.options.elect_timeout_max
+                    && measured.answers(view)
                     && (measured.caught_up_for.is_some_and(|time| time >= stable)
                         || mutant!(M6PromotedUnproven))
             })

@@ -155,8 +155,7 @@ impl Raft {
         let Some(progress) = leading.progress.get_mut(&from) else {
             return;
         };
-        progress.last_contact = now;
-        progress.answered = true;
+        progress.answers(now);
         match reply.outcome {
             AppendOutcome::Durable { index } if index > last => {
                 return self.event(Event::Nonsense {
@@ -220,8 +219,7 @@ impl Raft {
         let Some(progress) = leading.progress.get_mut(&from) else {
             return;
         };
-        progress.last_contact = now;
-        progress.answered = true;
+        progress.answers(now);
         progress.health = reply.health;
         if reply.round <= leading.reads.rounds() {
             progress.round = progress.round.max(reply.round);

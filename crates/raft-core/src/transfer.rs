@@ -2,7 +2,6 @@
 
 use crate::ids::{NodeId, Time};
 use crate::io::Event;
-use crate::leader::Leading;
 use crate::message::Message;
 use crate::raft::{Raft, Role};
 
@@ -38,9 +37,11 @@ impl Raft {
     /// Begins to hand over to `to`, or to the first in the order of succession. A hand-over to the same
     /// heir that is under way goes on as it is.
     pub(crate) fn transfer(&mut self, to: Option<NodeId>) {
-        if !matches!(self.role, Role::Leader(_)) {
+        let Role::Leader(leading) = &self.role else {
             return;
-        }
+        };
+        let begun = leading.transfer.as_ref();
+        let begun = begun.map(|transfer| (transfer.to, transfer.deadline));
         let configuration = self.configuration().1;
         let heirs = self.order_of_succession();
         let heir = match to {
@@ -56,11 +57,6 @@ impl Raft {
         };
         // Begun anew, it would keep clients waiting for as long as somebody repeats the order, and void
         // the token that the heir has.
-        let begun = |leading: &mut Leading| {
-            let transfer = leading.transfer.as_ref()?;
-            Some((transfer.to, transfer.deadline))
-        };
-        let begun = self.leading().and_then(begun);
         if begun.is_some_and(|(to, _)| to == heir) {
             return;
         }
@@ -93,20 +89,19 @@ impl Raft {
         let Role::Leader(leading) = &self.role else {
             return;
         };
-        let Some(Transfer { to, .. }) = leading.transfer else {
+        let Some(Transfer { to, sent, .. }) = leading.transfer else {
             return;
         };
         let has_all = leading.match_index(to) == last || mutant!(TransferBeforeCaughtUp);
         let ready = has_all && !self.is_suspect(to);
         // M1, also when it said so after the hand-over had begun.
-        let goes = self.goes(to) && !mutant!(M1LeaverInherits);
+        let goes = !sent && self.goes(to);
         let Some(leading) = self.leading() else {
             return;
         };
         let Some(transfer) = &mut leading.transfer else {
             return;
         };
-        let goes = goes && !transfer.sent;
         if now >= transfer.deadline || goes {
             leading.transfer = None;
             let outcome = match goes {
@@ -117,7 +112,7 @@ impl Raft {
             if self.disk.sick {
                 self.yield_role("its disk is sick, and nobody took over");
             }
-        } else if ready && !transfer.sent {
+        } else if ready && !sent {
             transfer.sent = true;
             let token = transfer.token;
             self.event(Event::Transfer {

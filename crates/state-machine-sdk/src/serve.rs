@@ -18,6 +18,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{debug, info, warn};
+use wire::is_local;
 use wire::state_machine::state_machine_server::StateMachineServer;
 
 use crate::limits::{
@@ -302,11 +303,6 @@ fn from_this_machine(incoming: &io::Result<TcpStream>) -> bool {
     local
 }
 
-fn is_local(caller: IpAddr, own: IpAddr) -> bool {
-    let (caller, own) = (caller.to_canonical(), own.to_canonical());
-    caller.is_loopback() || caller == own
-}
-
 fn server_ended(
     ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
 ) -> ServeError {
@@ -338,22 +334,4 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     UnixListener::bind(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_caller_is_local_by_loopback_or_by_the_address_it_called() {
-        let own = IpAddr::from([192, 0, 2, 7]);
-        let mapped = |ip: Ipv4Addr| IpAddr::from(ip.to_ipv6_mapped());
-        assert!(is_local(own, own));
-        assert!(is_local(Ipv4Addr::LOCALHOST.into(), own));
-        assert!(is_local(mapped(Ipv4Addr::LOCALHOST), own));
-        assert!(is_local(mapped([192, 0, 2, 7].into()), own));
-        assert!(is_local(Ipv6Addr::LOCALHOST.into(), own));
-        assert!(!is_local([192, 0, 2, 8].into(), own));
-        assert!(!is_local(mapped([192, 0, 2, 8].into()), own));
-    }
 }

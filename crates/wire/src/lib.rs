@@ -25,5 +25,8 @@ pub mod state_machine {
 mod ids;
 pub use ids::{BadId, id_bytes, id_from_bytes, optional_id_from_bytes};
 
+mod local;
+pub use local::is_local;
+
 pub mod gather;
 pub mod status;

@@ -71,7 +71,8 @@ impl Run<'_> {
     /// Whether the voters that run are a majority without this one. Nodes that lost their disks are voters for
     /// as long as no spare takes their place.
     pub(crate) fn can_spare(&self, voter: Address) -> bool {
-        let others = self.started().into_iter().filter(|at| *at != voter);
+        let others = self.running_voters().into_iter();
+        let others = others.filter(|at| *at != voter);
         let others: BTreeSet<NodeId> = others.filter_map(|at| self.id(at)).collect();
         let leader = self.leader().and_then(|leader| self.raft(leader));
         leader.is_some_and(|raft| {

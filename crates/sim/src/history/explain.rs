@@ -64,15 +64,17 @@ fn shortest(operations: &[&Operation], refused: impl Fn(&[Operation]) -> bool) -
 /// A history as it stood at a moment: who had no answer yet does not know.
 fn until(operations: &[&Operation], moment: Time) -> Vec<Operation> {
     let begun = operations.iter().filter(|one| one.invoked <= moment);
-    begun
-        .map(|operation| {
-            let mut operation = (*operation).clone();
-            if operation.returned().is_some_and(|at| at > moment) {
-                operation.outcome = Outcome::Unknown;
-            }
-            operation
-        })
-        .collect()
+    let answers = |one: &Operation| one.returned().is_some_and(|at| at <= moment);
+    begun.map(|one| with_answer_if(one, answers)).collect()
+}
+
+/// It does not know, where it has an answer and it is not so.
+fn with_answer_if(operation: &Operation, so: impl Fn(&Operation) -> bool) -> Operation {
+    let mut operation = operation.clone();
+    if operation.returned().is_some() && !so(&operation) {
+        operation.outcome = Outcome::Unknown;
+    }
+    operation
 }
 
 /// The window without the answers that had come by the latest moment after which it is still refused, and
@@ -85,24 +87,14 @@ fn latest_start(
     let mut moments: Vec<Time> = window.iter().filter_map(Operation::returned).collect();
     moments.sort_unstable();
     let after = |moment: Time| -> Vec<Operation> {
-        let over = |one: &Operation| one.returned().is_some_and(|at| at <= moment);
-        let left = window.iter().filter(|one| !over(one));
-        let left = left.filter(|one| one.returned().is_some());
+        let answers = |one: &Operation| one.returned().is_some_and(|at| at > moment);
+        let left = window.iter().filter(|one| answers(one));
         let begins = left.map(|one| one.invoked).min();
         // What is over, but not before all of the rest began, may have happened in between: that it was
         // answered is all that is forgotten of it.
-        let later = window
-            .iter()
-            .filter(|one| !over(one) || one.returned() >= begins);
-        later
-            .map(|one| {
-                let mut one = one.clone();
-                if over(&one) {
-                    one.outcome = Outcome::Unknown;
-                }
-                one
-            })
-            .collect()
+        let later = window.iter();
+        let later = later.filter(|one| one.returned().is_none() || one.returned() >= begins);
+        later.map(|one| with_answer_if(one, answers)).collect()
     };
     let mut found = None;
     let (mut low, mut high) = (0, moments.len());
