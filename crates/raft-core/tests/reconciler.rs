@@ -64,7 +64,7 @@ impl Scene {
             || self
                 .nodes
                 .get(&node)
-                .is_some_and(|n| n.silent_for < self.options.elect_timeout_max)
+                .is_some_and(|n| n.answered && n.silent_for < self.options.elect_timeout_max)
     }
 }
 
@@ -347,11 +347,13 @@ fn any_view() -> impl Strategy<Value = NodeView> {
         1 => Just(72 * 3_600_000_u64),
     ];
     let caught_up = prop_oneof![2 => (0..2_000_u64).prop_map(Some), 1 => Just(None)];
-    (silence, caught_up, prop::bool::weighted(0.9)).prop_map(|(silent, caught_up, healthy)| {
+    let mostly = prop::bool::weighted(0.9);
+    (silence, caught_up, mostly, mostly).prop_map(|(silent, caught_up, answered, healthy)| {
         NodeView {
             silent_for: Duration::from_millis(silent),
-            answered: true,
-            caught_up_for: caught_up.map(Duration::from_millis),
+            answered,
+            // Who keeps up has answered.
+            caught_up_for: caught_up.filter(|_| answered).map(Duration::from_millis),
             healthy,
         }
     })

@@ -90,7 +90,9 @@ fn d4_a_sick_leader_hands_over_or_steps_down() {
     );
     keep_alive(&mut one, 1_000);
     // An order to hand over to another one gives it no more time.
-    one.step(Input::Transfer { to: Some(node(3)) });
+    let effects = one.step(Input::Transfer { to: Some(node(3)) });
+    let begun = |effect: &Effect| matches!(effect, Effect::Event(Event::Transfer { to, outcome: "begun" }) if *to == node(3));
+    assert!(effects.iter().any(begun), "{effects:?}");
     keep_alive(&mut one, 600);
     assert_eq!(one.raft.role(), RoleName::Follower, "nobody took over");
     one.sync();
