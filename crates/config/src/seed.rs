@@ -91,7 +91,7 @@ pub const GONE: &[Gone] = &[
     Gone {
         names: &["Prefix"],
         renamed: None,
-        verdict: "is gone: each daemon writes to an output of its own, and whoever starts it knows which node it is",
+        verdict: "is gone: each line of the log names its daemon, and each line of raft the node's PID, which ONLINE says with its Name",
     },
     Gone {
         names: &["Logfile", "LogfileClient"],
