@@ -286,6 +286,24 @@ impl StateMachine for Script {
     }
 }
 
+/// The instance before this one has closed its socket. But a child that this test binary has forked and
+/// that has not become its program yet holds a copy of it, so the address may be taken for a moment.
+async fn bind(address: std::net::SocketAddr) -> tokio::net::TcpListener {
+    let free = async {
+        loop {
+            match tokio::net::TcpListener::bind(address).await {
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(SOON, free)
+        .await
+        .expect("the address of the script becomes free")
+}
+
 /// The process of the script: ending its runtime is its kill -9.
 struct Instance(Option<tokio::runtime::Runtime>);
 
@@ -298,9 +316,7 @@ impl Instance {
             .build()
             .unwrap();
         let address = std::net::SocketAddr::from((cluster.node(node).ip, 6005));
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(address))
-            .unwrap();
+        let listener = runtime.block_on(bind(address));
         let service = StateMachineServer::new(script.clone()).max_decoding_message_size(64 << 20);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = tonic::transport::Server::builder()
