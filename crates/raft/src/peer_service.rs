@@ -532,7 +532,7 @@ impl Peer for PeerService {
         self.meant_for_us(&request.node_id, &request.cluster_id)?;
         let asked = request.position.map(convert::from_position);
         let snapshots = self.snapshots.clone();
-        let offer = tokio::task::spawn_blocking(move || snapshots.offer(asked));
+        let offer = tokio::task::spawn_blocking(move || snapshots.offer(asked, request.at_least));
         let offer = offer
             .await
             .map_err(|error| Status::internal(error.to_string()))?

@@ -28,7 +28,8 @@ impl Snapshots {
     }
 
     /// Fetches a snapshot as of `at_least` or later from whoever has one, since the state machine needs one
-    /// and this node's own is damaged. What any node's snapshot covers is committed, so any will do.
+    /// and this node's own is damaged. What any node's snapshot covers is committed, so any will do; who has
+    /// none takes one, and is asked again when the state machine is looked at next.
     pub fn pull_another(&self, at_least: Index) {
         let mut voters = self.shared.configurations().latest.all_voters();
         voters.remove(&self.shared.id);
@@ -130,6 +131,7 @@ impl Snapshots {
             position: convert::position(position),
             checksum: 0,
             offset: 0,
+            at_least,
         };
         let asked = client.offer_snapshot(request.clone());
         let offer = tokio::time::timeout(DISCOVER_DEADLINE, asked)

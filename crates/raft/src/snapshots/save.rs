@@ -72,8 +72,7 @@ impl Snapshots {
                 return Ok(position);
             }
             self.check_machine(deadline).await?;
-            self.state.wanted.fetch_max(index, Ordering::AcqRel);
-            self.state.look.notify_one();
+            self.want(index);
             let told = timeout_at(deadline, attempts.changed()).await;
             if !matches!(told, Ok(Ok(()))) {
                 let sentence = format!("no snapshot as of entry {index} was there in time");
@@ -118,6 +117,12 @@ impl Snapshots {
             }
             Err(error) => Err((ErrorKind::NoSnapshot, error.to_string())),
         }
+    }
+
+    /// Somebody waits for a snapshot as of `index` or later, which is committed.
+    pub(super) fn want(&self, index: Index) {
+        self.state.wanted.fetch_max(index, Ordering::AcqRel);
+        self.state.look.notify_one();
     }
 
     /// Somebody waits for a snapshot beyond `covered`, where the newest ends, and that can be taken now.

@@ -1,7 +1,7 @@
 //! Serving this node's snapshots to peers that are further behind than the log reaches.
 
 use bytes::Bytes;
-use raft_core::Position;
+use raft_core::{Index, Position};
 use raft_disk::SnapshotOffer;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -18,12 +18,20 @@ use crate::limits::{
 use crate::shared::locked;
 
 impl Snapshots {
-    /// The snapshot at `position`, or the newest one.
-    pub fn offer(&self, position: Option<Position>) -> Option<SnapshotOffer> {
+    /// The snapshot at `position`, or the newest one. One as of `at_least` or later is taken, if there is none
+    /// and so much is applied: where nobody writes, none would be due for ever.
+    pub fn offer(&self, position: Option<Position>, at_least: Index) -> Option<SnapshotOffer> {
         if self.shared.quarantine.borrow().is_some() {
             return None; // Its state is not the others'.
         }
-        let newest = self.newest()?;
+        let newest = self.newest();
+        let covered = newest
+            .as_ref()
+            .map_or(0, |newest| newest.meta.position.index);
+        if covered < at_least && at_least <= self.shared.progress.commit() {
+            self.want(at_least);
+        }
+        let newest = newest?;
         let asked = position
             .filter(|position| *position != newest.meta.position)
             .and_then(|position| match self.store.reader(position) {

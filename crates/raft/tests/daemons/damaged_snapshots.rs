@@ -3,6 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use wire::raft as pb;
+
 use crate::cluster::{Cluster, Process};
 use crate::snapshots::{SOON, leader_of, small, value, write};
 
@@ -62,6 +64,36 @@ fn a_node_that_needs_its_damaged_snapshot_fetches_another() {
     let log = cluster.log(other, Process::Raft);
     assert!(log.contains("is damaged at byte"), "it was never read");
     assert!(log.contains("received from"), "no other was fetched");
+}
+
+/// Nobody writes, and what the others have ends before the damaged one: they take another for who asks.
+#[test]
+fn what_is_newer_than_all_others_is_fetched_although_nobody_writes() {
+    let (mut cluster, leader, other) = three();
+    write(&cluster, leader, 0..201);
+    let saved = cluster.block_on(
+        cluster
+            .client(other)
+            .save_snapshot(pb::SaveSnapshotRequest {
+                timeout_ms: 10_000,
+                ..pb::SaveSnapshotRequest::default()
+            }),
+    );
+    assert!(saved.is_ok(), "{saved:?}");
+    let newest = |number| cluster.status(number).unwrap().snapshot_index;
+    let own = newest(other);
+    assert!(
+        cluster
+            .numbers()
+            .all(|node| node == other || newest(node) < own)
+    );
+    cluster.kill(other);
+    damage_newest(&cluster, other, 2);
+    std::fs::remove_dir_all(cluster.node(other).data.join("state-machine")).unwrap();
+    cluster.start(other);
+    is_level(&cluster, leader, other);
+    let reply = cluster.query(other, "GET key0", true).unwrap();
+    assert_eq!(reply.data, value(200));
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct Applying {
     attempt: u32,
     /// A snapshot is being written.
     pub taking: Option<Box<()>>,
+    /// A peer waits for one as of this entry or later.
+    wanted: Index,
     sick: bool,
 }
 
@@ -73,6 +75,7 @@ impl Applying {
             calling: false,
             called_at: 0,
             one_by_one: 0,
+            wanted: 0,
             attempt,
             taking: None,
             sick: false,
@@ -442,6 +445,19 @@ impl Process {
 
     // ---- snapshots ----
 
+    /// A peer has no use for a snapshot as of an earlier entry.
+    pub fn want_snapshot(
+        &mut self,
+        parts: &mut Parts,
+        host: &mut Host<'_, Party>,
+        at_least: Index,
+    ) {
+        if at_least <= self.applying.committed {
+            self.applying.wanted = self.applying.wanted.max(at_least);
+            self.snapshot_if_due(parts, host);
+        }
+    }
+
     fn snapshot_if_due(&mut self, parts: &mut Parts, host: &mut Host<'_, Party>) {
         let walk = &self.applying.walk;
         let Some(epoch) = self.applying.epoch else {
@@ -451,7 +467,9 @@ impl Process {
         let settled = walk.is_settled() && walk.recorded == applied && applied == epoch.next - 1;
         let covered = self.floor();
         let lost = covered + 1 < self.reader.first();
-        let due = applied >= covered + parts.tuning.snapshot_entries || (lost && applied > covered);
+        let wanted = covered < self.applying.wanted && self.applying.wanted <= applied;
+        let grown = applied >= covered + parts.tuning.snapshot_entries;
+        let due = grown || wanted || (lost && applied > covered);
         if !settled || !due || self.applying.taking.is_some() {
             return;
         }

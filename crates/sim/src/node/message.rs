@@ -109,6 +109,8 @@ pub enum Wire {
         to: NodeId,
         /// The snapshot that is wanted, or any newer.
         position: Position,
+        /// One as of an earlier entry is of no use: another is to be taken.
+        at_least: Index,
     },
     /// The answer; none: there is no such snapshot.
     Offered {

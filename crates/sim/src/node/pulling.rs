@@ -80,7 +80,12 @@ impl Process {
         let begun =
             begun.filter(|begun| begun.index > self.raft.commit_index() && begun.index >= wanted);
         let position = begun.unwrap_or(position);
-        host.call(address_of(from), Wire::AskOffer { to: from, position });
+        let ask = Wire::AskOffer {
+            to: from,
+            position,
+            at_least: wanted,
+        };
+        host.call(address_of(from), ask);
     }
 
     fn wait_for_peer(&mut self, host: &mut Host<'_, Party>) {

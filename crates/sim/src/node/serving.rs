@@ -154,9 +154,14 @@ impl Process {
                     host.call(from, Wire::LogRead { number, answer });
                 }
             },
-            Wire::AskOffer { to, position } if to == parts.id => {
+            Wire::AskOffer {
+                to,
+                position,
+                at_least,
+            } if to == parts.id => {
                 let offer = self.offer(position);
                 host.call(from, Wire::Offered { offer });
+                self.want_snapshot(parts, host, at_least);
             }
             Wire::Offered { offer } => self.offered(parts, host, from, offer),
             Wire::AskPart { to, offer, offset } if to == parts.id => {
