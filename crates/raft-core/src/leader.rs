@@ -402,7 +402,9 @@ impl Raft {
             })
             .map(|(voter, progress)| {
                 let health = progress.health;
-                let away = self.now.since(progress.last_contact) >= self.options.elect_timeout_min;
+                let silent = self.now.since(progress.last_contact);
+                // A new leader has not heard yet who is dead.
+                let away = !progress.answered || silent >= self.options.elect_timeout_min;
                 let sick = away || health.disk_sick || health.state_machine_sick;
                 (sick, Reverse(progress.match_index), voter)
             })

@@ -6,9 +6,11 @@ use crate::message::Message;
 use crate::raft::{Raft, Role};
 
 /// A hand-over that is under way. Meanwhile no new entries are taken.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Transfer {
     to: NodeId,
+    /// An order names it: no other will do.
+    named: bool,
     token: u64,
     sent: bool,
     deadline: Time,
@@ -35,75 +37,96 @@ impl Transfer {
 
 impl Raft {
     /// Begins to hand over to `to`, or to the first in the order of succession. A hand-over to the same
-    /// heir that is under way goes on as it is.
+    /// heir that is under way goes on as it is; to another one it gives way, which has what is left of its
+    /// time: whatever is ordered meanwhile, entries wait no longer than `elect_timeout_max`. And a sick
+    /// leader is gone by the end of its first attempt (D4).
     pub(crate) fn transfer(&mut self, to: Option<NodeId>) {
-        let Role::Leader(leading) = &self.role else {
+        if !matches!(self.role, Role::Leader(_)) {
             return;
-        };
-        let begun = leading.transfer.as_ref();
-        let begun = begun.map(|transfer| (transfer.to, transfer.deadline));
-        let configuration = self.configuration().1;
-        let heirs = self.order_of_succession();
-        let heir = match to {
-            Some(node) => heirs.into_iter().find(|heir| *heir == node),
-            None => heirs.first().copied(),
-        };
-        let Some(heir) = heir.filter(|heir| configuration.voters.contains(heir)) else {
+        }
+        let begun = self.transfer_under_way();
+        let Some(heir) = self.heir(to) else {
             let to = to.unwrap_or(self.id);
             return self.event(Event::Transfer {
                 to,
                 outcome: "no such voter",
             });
         };
-        // Begun anew, it would keep clients waiting for as long as somebody repeats the order, and void
-        // the token that the heir has.
-        if begun.is_some_and(|(to, _)| to == heir) {
+        // Begun anew, it would void the token that the heir has.
+        if let Some(leading) = self.leading()
+            && let Some(begun) = &mut leading.transfer
+            && begun.to == heir
+        {
+            begun.named &= to.is_some();
             return;
         }
+        let deadline = self.now + self.options.elect_timeout_max;
+        let deadline = begun.map_or(deadline, |begun| begun.deadline);
+        self.begin_transfer(heir, to.is_some(), deadline);
+        self.run_transfer();
+    }
+
+    /// That voter, or the first in the order of succession.
+    fn heir(&self, named: Option<NodeId>) -> Option<NodeId> {
+        let mut heirs = self.order_of_succession().into_iter();
+        match named {
+            Some(node) => heirs.find(|heir| *heir == node),
+            None => heirs.next(),
+        }
+    }
+
+    fn begin_transfer(&mut self, to: NodeId, named: bool, deadline: Time) {
         // 0 would mean "no token".
         let token = self.dice.next() | 1;
-        // D4: a sick leader is to be gone by the end of its first attempt, whoever else is tried meanwhile.
-        let deadline = match begun {
-            Some((_, deadline)) if self.disk.sick => deadline,
-            _ => self.now + self.options.elect_timeout_max,
-        };
         if let Some(leading) = self.leading() {
             leading.transfer = Some(Transfer {
-                to: heir,
+                to,
+                named,
                 token,
                 sent: false,
                 deadline,
             });
         }
         self.event(Event::Transfer {
-            to: heir,
+            to,
             outcome: "begun",
         });
-        self.append_entries_until_caught_up(heir);
-        self.run_transfer();
+        self.append_entries_until_caught_up(to);
     }
 
-    /// Tells the heir once it has everything; gives up when it takes too long.
+    /// Tells the heir once it has everything; gives up when it takes too long. An heir that is about to go
+    /// is none any more (M1): the next one has what is left of the time.
     pub(crate) fn run_transfer(&mut self) {
-        let (now, term, last) = (self.now, self.term(), self.log.last().index);
-        let Role::Leader(leading) = &self.role else {
+        if let Some(transfer) = self.transfer_under_way()
+            && self.now < transfer.deadline
+            && !transfer.sent
+            && self.goes(transfer.to)
+            && (!transfer.named || self.disk.sick)
+            && let Some(next) = self.heir(None)
+        {
+            let outcome = "the heir is about to go: the next one is tried";
+            self.event(Event::Transfer {
+                to: transfer.to,
+                outcome,
+            });
+            self.begin_transfer(next, false, transfer.deadline);
+        }
+        let Some(Transfer {
+            to,
+            token,
+            sent,
+            deadline,
+            ..
+        }) = self.transfer_under_way()
+        else {
             return;
         };
-        let Some(Transfer { to, sent, .. }) = leading.transfer else {
-            return;
-        };
-        let has_all = leading.match_index(to) == last || mutant!(TransferBeforeCaughtUp);
-        let ready = has_all && !self.is_suspect(to);
-        // M1, also when it said so after the hand-over had begun.
+        let (term, last) = (self.term(), self.log.last().index);
         let goes = !sent && self.goes(to);
-        let Some(leading) = self.leading() else {
-            return;
-        };
-        let Some(transfer) = &mut leading.transfer else {
-            return;
-        };
-        if now >= transfer.deadline || goes {
-            leading.transfer = None;
+        if self.now >= deadline || goes {
+            if let Some(leading) = self.leading() {
+                leading.transfer = None;
+            }
             let outcome = match goes {
                 true => "given up: the heir is about to go",
                 false => "given up: the heir did not take over",
@@ -112,14 +135,28 @@ impl Raft {
             if self.disk.sick {
                 self.yield_role("its disk is sick, and nobody took over");
             }
-        } else if ready && !sent {
-            transfer.sent = true;
-            let token = transfer.token;
+            return;
+        }
+        let Some(leading) = self.leading() else {
+            return;
+        };
+        let has_all = leading.match_index(to) == last || mutant!(TransferBeforeCaughtUp);
+        if has_all && !sent && !self.is_suspect(to) {
+            if let Some(transfer) = self.leading().and_then(|leading| leading.transfer.as_mut()) {
+                transfer.sent = true;
+            }
             self.event(Event::Transfer {
                 to,
                 outcome: "the heir was told",
             });
             self.send(to, Message::TimeoutNow { term, token });
+        }
+    }
+
+    fn transfer_under_way(&self) -> Option<Transfer> {
+        match &self.role {
+            Role::Leader(leading) => leading.transfer,
+            _ => None,
         }
     }
 
@@ -129,10 +166,7 @@ impl Raft {
             return;
         }
         self.transfer(None);
-        let handing_over = self
-            .leading()
-            .is_some_and(|leading| leading.transfer.is_some());
-        if !handing_over {
+        if self.transfer_under_way().is_none() {
             self.yield_role(reason);
         }
     }

@@ -142,7 +142,7 @@
 //! | LeaderTransferRemoveNode | `no_change_begins_during_a_hand_over`, `nobody_but_a_voter_is_an_heir` |
 //! | LeaderTransferDemoteNode | `no_change_begins_during_a_hand_over`, `nobody_but_a_voter_is_an_heir` |
 //! | LeaderTransferBack | `there_and_back_again` |
-//! | LeaderTransferSecondTransferToAnotherNode | `a_second_order_to_another_heir_takes_the_first_ones_place` |
+//! | LeaderTransferSecondTransferToAnotherNode | `a_second_order_to_another_heir_takes_the_first_ones_place`, `orders_in_turn_share_one_time` |
 //! | LeaderTransferSecondTransferToSameNode | `a_second_order_to_the_same_heir_changes_nothing` |
 //! | TransferNonMember | `m5_who_votes_and_who_campaigns` |
 //! | NodeWithSmallerTermCanCompleteElection | `a_node_of_a_smaller_term_does_not_block_the_election` |

@@ -3,7 +3,7 @@
 //!
 //! | rule | here |
 //! |---|---|
-//! | E1 succession | `e1_heirs_follow_in_order`, `e1_who_granted_stays_quiet`, `e1_a_failed_hinted_election_is_retried_three_times`, `e1_another_election_that_fails_leaves_the_place`, `e1_the_order_of_succession`, `succession_does_not_split_the_vote` |
+//! | E1 succession | `e1_heirs_follow_in_order`, `e1_who_granted_stays_quiet`, `e1_a_failed_hinted_election_is_retried_three_times`, `e1_another_election_that_fails_leaves_the_place`, `e1_the_order_of_succession`, `e1_who_was_not_heard_stands_last`, `succession_does_not_split_the_vote` |
 //! | E2 when a leader is lost | `e2_a_probe_decides`, `e2_an_answer_about_something_else_does_not_count`, `e2_a_word_of_the_leader_clears_the_loss`, `e2_a_use_needs_a_leader_of_some_standing`, `a_flapping_link_deposes_nobody` |
 //! | E3 refusal | `e3_refusal_while_a_leader_is_heard`, `e3_a_leader_yields_to_its_own_token`, `e3_no_token_is_no_token`, `e3_a_stuck_candidate_is_freed`, `e3_a_stranger_deposes_nobody`, `e3_check_quorum_takes_the_role` |
 //! | E4 leases | does not apply: reads never rest on a lease (E4) |
@@ -15,7 +15,7 @@
 //! | F2 | `f2_nothing_is_accepted_after_a_dissolve`, `f2_a_cluster_with_content_does_not_give_way`, `f2_content_never_gives_way_and_of_two_empty_ones_exactly_one_does` |
 //! | F3 | `f3_workers_and_second_introducers_never_found`, `the_first_cluster_is_pinned_and_another_refused` |
 //! | F4 | `f4_a_founding_entry_is_never_replaced`, `identity_and_log_belong_together` |
-//! | M1 | `m1_a_leaver_is_no_heir`, `m1_an_heir_that_begins_to_leave_is_not_told`, `m1_leaves_are_gathered`, `m1_a_leaver_retires_when_the_final_configuration_is_committed`, `leaves_never_go_below_min_voters`, `the_dropped_hear_it_though_they_acknowledge_last` |
+//! | M1 | `m1_a_leaver_is_no_heir`, `m1_an_heir_that_begins_to_leave_is_not_told`, `m1_an_heir_that_stops_gives_way_to_the_next`, `m1_without_any_heir_left_the_sound_lead_on`, `m1_leaves_are_gathered`, `m1_a_leaver_retires_when_the_final_configuration_is_committed`, `leaves_never_go_below_min_voters`, `the_dropped_hear_it_though_they_acknowledge_last` |
 //! | M2 | `m2_the_odd_node_out_is_a_learner`, `m2_the_table_of_growth`, `voters_grow_in_pairs` |
 //! | M3 | `m3_a_removed_id_never_joins_again`, `m3_removed_ids_never_join`, `m3_who_is_left_alone_asks`, `a_removed_id_is_never_added_again` |
 //! | M4 | `m4_dead_is_ten_seconds_without_contact`, `m4_a_partition_of_15_seconds_removes_nobody`, `m4_a_change_needs_a_healthy_majority_of_both`, `m4_who_was_never_heard_is_not_healthy`, `m4_a_new_leader_counts_on_those_that_it_has_heard`, `m4_the_budget_binds_automation_only`, `m4_automatic_changes_have_a_budget` |

@@ -212,6 +212,20 @@ fn a_second_order_to_another_heir_takes_the_first_ones_place() {
     assert_eq!(one.raft.role(), RoleName::Leader);
 }
 
+/// Orders that name one heir and the other in turn share the time of the first: entries wait for no longer.
+#[test]
+fn orders_in_turn_share_one_time() {
+    let mut one = leader_with_2_behind();
+    let term = one.raft.term();
+    for round in 0..6 {
+        transfer_to(&mut one, 2 + round % 2);
+        assert_eq!(refused(&one.put("y")), Some(Refusal::Transferring));
+        one.wait(milliseconds(250));
+        one.hear(3, heartbeat_reply(term, 0));
+    }
+    assert_eq!(refused(&one.put("y")), None, "1.5 s after the first order");
+}
+
 /// A higher term ends the hand-over with the leadership: nothing of it is left when the same node leads again.
 #[test]
 fn a_higher_term_ends_a_hand_over() {

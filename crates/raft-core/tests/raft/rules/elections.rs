@@ -148,6 +148,37 @@ fn e1_the_order_of_succession() {
     assert_eq!(heartbeats(&effects)[0].1.succession, expected);
 }
 
+/// E1: who has not answered this leader may be dead: it stands behind the sick, until it answers.
+#[test]
+fn e1_who_was_not_heard_stands_last() {
+    let mut one = One::new(1, &[1, 2, 3, 4], &[1]);
+    one.elect();
+    let (term, last) = (one.raft.term(), one.raft.last().index);
+    for peer in [2, 4] {
+        one.hear(peer, ack(term, last));
+    }
+    let health = Health {
+        state_machine_sick: true,
+        ..Health::default()
+    };
+    let round = 0;
+    let reply = HeartbeatReply {
+        term,
+        round,
+        health,
+    };
+    one.hear(4, Message::HeartbeatReply(reply));
+    let order = |one: &mut One| {
+        let effects = one.wait(one.options.heartbeat_interval);
+        heartbeats(&effects)[0].1.succession.clone()
+    };
+    assert_eq!(order(&mut one), [2, 4, 3].map(node));
+    for peer in [2, 3] {
+        one.hear(peer, ack(term, last));
+    }
+    assert_eq!(order(&mut one), [2, 3, 4].map(node));
+}
+
 /// E2: an ended stream alone is no loss; a leader that answers "yes" is none; no answer for 30 ms is.
 #[test]
 fn e2_a_probe_decides() {

@@ -49,6 +49,86 @@ fn m1_an_heir_that_begins_to_leave_is_not_told() {
     assert_eq!(refused(&one.put("y")), None, "entries are taken again");
 }
 
+/// M1: no heir was named, and the first in the order begins to stop before it was told: the next one takes over,
+/// in what is left of the time. A leader whose disk is sick needs that most (D4).
+#[test]
+fn m1_an_heir_that_stops_gives_way_to_the_next() {
+    let stopping = |term| {
+        let health = Health {
+            stopping: true,
+            ..Health::default()
+        };
+        let round = 0;
+        Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round,
+            health,
+        })
+    };
+    let told = |effects: &[Effect]| {
+        let told = |(to, message)| matches!(message, Message::TimeoutNow { .. }).then_some(to);
+        sent(effects)
+            .into_iter()
+            .filter_map(told)
+            .collect::<Vec<NodeId>>()
+    };
+    for sick in [false, true] {
+        let mut one = One::leader(1, &[1, 2, 3], &[1]);
+        let term = one.raft.term();
+        one.step(put(1, "x"));
+        while sick && !one.raft.health().disk_sick {
+            one.now = one.now + milliseconds(100);
+            one.step(Input::Tick);
+            for peer in [2, 3] {
+                one.hear_only(peer, heartbeat_reply(term, 0));
+            }
+        }
+        if !sick {
+            one.settle(Input::Transfer { to: None });
+        }
+        let begun = one.now;
+        assert_eq!(told(&one.hear_only(2, stopping(term))), []);
+        let last = one.raft.last().index;
+        assert_eq!(told(&one.hear_only(2, ack(term, last))), []);
+        assert_eq!(
+            told(&one.hear_only(3, ack(term, last))),
+            [node(3)],
+            "sick: {sick}"
+        );
+        assert_eq!(one.raft.role(), RoleName::Leader);
+        // The time is that of the first.
+        one.now = begun + one.options.elect_timeout_max;
+        let effects = one.hear_only(2, heartbeat_reply(term, 0));
+        let end = match one.raft.role() {
+            RoleName::Leader => refused(&one.step(put(1, "y"))).is_none(),
+            _ => sick,
+        };
+        assert!(end, "sick: {sick}, {effects:?}");
+    }
+}
+
+/// M1: the last heir begins to stop: a sick leader leads no more (D4), and a sound one leads on.
+#[test]
+fn m1_without_any_heir_left_the_sound_lead_on() {
+    let mut one = One::leader(1, &[1, 2], &[1]);
+    let term = one.raft.term();
+    one.put("x");
+    one.settle(Input::Transfer { to: None });
+    assert_eq!(refused(&one.put("y")), Some(Refusal::Transferring));
+    let health = Health {
+        stopping: true,
+        ..Health::default()
+    };
+    let round = 0;
+    let reply = HeartbeatReply {
+        term,
+        round,
+        health,
+    };
+    one.hear(2, Message::HeartbeatReply(reply));
+    assert_eq!(refused(&one.put("y")), None);
+}
+
 /// M1: leaves that come within 300 ms become one change, and MinVoters binds them.
 #[test]
 fn m1_leaves_are_gathered() {
