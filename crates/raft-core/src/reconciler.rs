@@ -72,16 +72,15 @@ pub struct Plan {
     pub automatic: bool,
 }
 
-/// The next change, if there is one to make.
+/// The next change, if there is one to make. One that would not be safe waits, and holds up none that is:
+/// it may be what the other needs.
 pub fn reconcile(view: &View<'_>) -> Option<Plan> {
-    let plan = plan_leaves(view).or_else(|| {
-        let automatic = [plan_replacement, plan_removal, plan_promotion, plan_joins];
-        automatic
-            .iter()
-            .filter(|_| view.automation)
-            .find_map(|plan| plan(view))
-    })?;
-    is_safe(view, &plan).then_some(plan)
+    let automatic = [plan_replacement, plan_removal, plan_promotion, plan_joins];
+    let automatic = automatic.into_iter().filter(|_| view.automation);
+    std::iter::once(plan_leaves as fn(&View<'_>) -> Option<Plan>)
+        .chain(automatic)
+        .filter_map(|plan| plan(view))
+        .find(|plan| is_safe(view, plan))
 }
 
 fn plan_from(view: &View<'_>, reason: String) -> Plan {

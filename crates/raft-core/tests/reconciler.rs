@@ -229,6 +229,11 @@ fn m4_a_change_needs_a_healthy_majority_of_both() {
         None,
         "3, 4 and 5 would be left, of which one answers"
     );
+    // It waits, and who would make it safe may join meanwhile.
+    new.joinable = set([9]);
+    let plan = new.plan().unwrap();
+    assert!(plan.automatic && plan.removed.is_empty());
+    assert_eq!((plan.voters, plan.learners), (set(1..=5), set([9])));
 }
 
 /// M4: a new leader has not heard yet who is dead: only who has answered it is healthy.
@@ -417,8 +422,8 @@ proptest! {
         for new in plan.voters.difference(&before.voters) {
             prop_assert!(scene.answers(*new) && scene.nodes[new].healthy, "{:?}", plan);
         }
-        prop_assert_eq!(&plan.kept, &scene.leaving.intersection(&plan.voters).copied().collect());
         if plan.automatic {
+            prop_assert!(plan.kept.is_empty(), "no leave is decided: {:?}", plan);
             prop_assert!(scene.automation);
             prop_assert!(plan.voters.contains(&node(scene.leader)), "it does not unseat itself");
             let longest = scene.options.remove_server_timeout;
@@ -426,6 +431,8 @@ proptest! {
             prop_assert!(plan.removed.iter().all(gone), "M4: {:?}", plan);
         } else {
             prop_assert!(plan.removed.is_subset(&scene.leaving), "{:?}", plan);
+            let stay = scene.leaving.intersection(&plan.voters).copied().collect();
+            prop_assert_eq!(&plan.kept, &stay);
         }
     }
 
