@@ -148,6 +148,7 @@ impl<'a> Run<'a> {
         let Some(deaf) = others.into_iter().find(|at| self.can_spare(*at)) else {
             return Ok(());
         };
+        self.coverage.event("deaf voter");
         self.world.cut(leader, deaf);
         self.pass(CUT)?;
         self.world.heal();

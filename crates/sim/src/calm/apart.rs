@@ -136,6 +136,7 @@ impl Run<'_> {
         let Some(to) = others.last().and_then(|heir| self.id(*heir)) else {
             return Ok(());
         };
+        self.coverage.event("unheard heir");
         let heir = crate::node::address_of(to);
         let all = self.started();
         for at in all.iter().filter(|at| **at != heir) {

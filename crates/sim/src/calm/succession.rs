@@ -32,6 +32,7 @@ impl Run<'_> {
         if self.leading() != Some((second, later)) {
             return Ok(()); // A rival has pushed it aside: that was slow.
         }
+        self.coverage.event("two leaders died");
         // It has not led for long: it has no heirs.
         self.crash(second, false);
         self.pass(RESTART)?;

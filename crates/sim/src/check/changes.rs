@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use raft_core::{Configuration, Index, NodeId, Raft, RoleName};
 
-use super::manners::ELECT_TIMEOUT_MAX;
 use super::{Wrong, wrong};
 use crate::world::Micros;
 
@@ -97,12 +96,12 @@ pub(super) fn may_begin(
     )
 }
 
-/// A change waits for a majority of the voters before and behind it, by the leader's own measure; and whoever
-/// is replaced has been silent for long (M4). `now` is what the leader's clock shows.
+/// A change waits for a majority of the voters before and behind it, of those whom the leader was told of
+/// (`hears`); and whoever is replaced has been silent for long (M4). `now` is what the leader's clock shows.
 pub(super) fn may_count(
-    id: NodeId,
-    raft: &Raft,
+    (id, raft): (NodeId, &Raft),
     now: Micros,
+    hears: impl Fn(NodeId) -> bool,
     old: &Configuration,
     (index, new): &(Index, Arc<Configuration>),
 ) -> Result<(), Wrong> {
@@ -115,12 +114,9 @@ pub(super) fn may_count(
         let peer = peers.get(node);
         peer.map_or(Micros::MAX, |peer| now.saturating_sub(peer.last_contact.0))
     };
-    let answers = |node: NodeId| {
-        let answered = peers.get(&node).is_some_and(|peer| peer.answered);
-        node == id || (answered && silence(&node) < ELECT_TIMEOUT_MAX)
-    };
     let majority = |voters: &BTreeSet<NodeId>| {
-        voters.iter().filter(|node| answers(**node)).count() * 2 > voters.len()
+        let heard = voters.iter().filter(|node| **node == id || hears(**node));
+        heard.count() * 2 > voters.len()
     };
     let replaced = new.reason.contains("replaced");
     let hasty = old
@@ -200,6 +196,19 @@ mod tests {
         ];
         for (before, next) in steps {
             assert!(follows(before, next, 9).is_err(), "{before:?} {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_waits_for_who_answers() {
+        let (id, now) = (NodeId(1), raft_core::Time(1));
+        let raft = Raft::new(id, 1, Default::default(), Default::default(), now, 1);
+        let five = of(&[1, 2, 3, 4, 5]);
+        let next = (9, Arc::new(joint(&five, &[1, 4, 5])));
+        for (heard, held) in [([2, 3], false), ([2, 4], true), ([4, 9], false)] {
+            let hears = |node| heard.map(NodeId).contains(&node);
+            let begun = may_count((id, &raft), 1, hears, &five, &next);
+            assert_eq!(begun.is_ok(), held, "{heard:?}");
         }
     }
 }

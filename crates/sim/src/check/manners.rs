@@ -14,7 +14,7 @@ use crate::world::Micros;
 
 /// ElectTimeoutMin and ElectTimeoutMax. No run has others.
 const ELECT_TIMEOUT_MIN: Micros = 750_000;
-pub(super) const ELECT_TIMEOUT_MAX: Micros = 1_500_000;
+const ELECT_TIMEOUT_MAX: Micros = 1_500_000;
 
 /// Between two places in the order of succession (E1).
 const PLACE_DELAY: Micros = 20_000;
@@ -88,6 +88,8 @@ struct Manner {
     reads: BTreeMap<RequestId, Index>,
     /// Leaves that wait, of whom, and since when.
     leaves: BTreeMap<RequestId, (NodeId, Micros)>,
+    /// Who has answered it since it leads: when last, and whether it is about to end.
+    answers: BTreeMap<NodeId, (Micros, bool)>,
 }
 
 #[derive(Clone, Copy)]
@@ -134,8 +136,19 @@ impl Manners {
             Told::Leave { request, node: who } => {
                 node.leaves.insert(request, (who, now));
             }
+            Told::Answer { from, stopping } => {
+                let known = node.answers.entry(from).or_default();
+                *known = (now, stopping.unwrap_or(known.1));
+            }
             Told::AsksVote { .. } | Told::Other => {}
         }
+    }
+
+    /// Whether that node has answered this leader, and of late.
+    pub fn hears(&self, id: NodeId, from: NodeId) -> bool {
+        let node = self.nodes.get(&id);
+        let answer = node.and_then(|node| Some((node.now?, node.answers.get(&from)?.0)));
+        answer.is_some_and(|(now, at)| now < at + ELECT_TIMEOUT_MAX)
     }
 
     /// It asks its leader whether it leads.
@@ -226,6 +239,10 @@ impl Manners {
                     let what = format!("{id} hands over to {to}, which is leaving (M1)");
                     return wrong("hand-over", what);
                 }
+                if node.answers.get(&to).is_some_and(|(_, stopping)| *stopping) {
+                    let what = format!("{id} hands over to {to}, which is about to end (M1)");
+                    return wrong("hand-over", what);
+                }
             }
             _ => {}
         }
@@ -262,6 +279,7 @@ impl Manners {
             }
             Event::BecameLeader { .. } => {
                 (node.loss, node.leads) = (None, Some(now));
+                node.answers.clear();
                 None
             }
             Event::SteppedDown { .. } => {
@@ -586,6 +604,48 @@ mod tests {
                 learners: 0,
             };
             assert_eq!(manners.event(ME, None, &appended).is_ok(), held);
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_for_a_while_and_in_its_time_as_leader() {
+        let mut manners = follower();
+        let from = NodeId(3);
+        let answers = |manners: &mut Manners, now| {
+            let stopping = Some(false);
+            manners.told(ME, now, Told::Answer { from, stopping }, 0);
+        };
+        assert!(!manners.hears(ME, from), "never");
+        answers(&mut manners, 10);
+        for (wait, heard) in [(ELECT_TIMEOUT_MAX - 1, true), (ELECT_TIMEOUT_MAX, false)] {
+            manners.told(ME, 10 + wait, Told::Other, 0);
+            assert_eq!(manners.hears(ME, from), heard, "{wait}");
+        }
+        answers(&mut manners, 2_000_000);
+        let leads = Event::BecameLeader { term: 9 };
+        manners.event(ME, None, &leads).unwrap();
+        assert!(!manners.hears(ME, from), "that was another leadership");
+    }
+
+    #[test]
+    fn who_is_about_to_end_takes_nothing_over() {
+        let raft = Raft::new(
+            ME,
+            1,
+            Default::default(),
+            Default::default(),
+            raft_core::Time(1),
+            1,
+        );
+        let (term, token) = (1, 7);
+        for (stopping, held) in [(false, true), (true, false)] {
+            let mut manners = follower();
+            let (from, stopping) = (LEADER, Some(stopping));
+            manners.told(ME, 10, Told::Answer { from, stopping }, 0);
+            let word = Message::TimeoutNow { term, token };
+            let ledger = Ledger::default();
+            let said = manners.says((ME, &raft), from, &word, false, &ledger);
+            assert_eq!(said.is_ok(), held);
         }
     }
 }

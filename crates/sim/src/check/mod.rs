@@ -229,17 +229,14 @@ impl Checker {
         if is_new && leads {
             changes::may_begin(id, raft, &before, &configuration)?;
             let now = self.manners.clock(id);
-            changes::may_count(id, raft, now, &before.1, &configuration)?;
+            let hears = |from| self.manners.hears(id, from);
+            changes::may_count((id, raft), now, hears, &before.1, &configuration)?;
         }
         if is_new {
             for member in configuration.1.members() {
                 let left = self.removed.get(&member);
                 // A leader that is cut off has not heard of it, and its entry will never count.
-                let knows = |at: Index| {
-                    let committed = self.ledger.entry(at).map(|entry| entry.term);
-                    at <= raft.base().index || raft.term_at(at) == committed
-                };
-                if left.is_some_and(|at| *at < configuration.0 && knows(*at)) {
+                if left.is_some_and(|at| *at < configuration.0 && self.is_in_log(raft, *at)) {
                     let what =
                         format!("{member} has left for good, and {} has it", configuration.0);
                     return wrong("removed-stays-removed", what);
@@ -247,6 +244,12 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// Whether that log holds what was committed at this index, or a snapshot in its place.
+    fn is_in_log(&self, raft: &Raft, at: Index) -> bool {
+        let committed = self.ledger.entry(at).map(|entry| entry.term);
+        at <= raft.base().index || raft.term_at(at) == committed
     }
 
     fn new_leader(&mut self, id: NodeId, raft: &Raft) -> Result<(), Wrong> {

@@ -132,6 +132,13 @@ fn what_goes_back_and_who_comes_back() {
     checker.removed.insert(node(1), 0);
     let back = checker.look_at_core(node(1), &raft);
     assert_eq!(caught(back), "removed-stays-removed");
+    // Who has another entry in that place has not heard of it.
+    for (term, knows) in [(1, true), (7, false)] {
+        let mut checker = Checker::default();
+        let committed = entry(1, term, "PUT a 1");
+        checker.ledger.commit(node(9), term, committed).unwrap();
+        assert_eq!(checker.is_in_log(&raft, 1), knows, "term {term}");
+    }
 }
 
 #[test]

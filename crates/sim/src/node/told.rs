@@ -35,6 +35,13 @@ pub enum Told {
         /// The answer.
         leads: bool,
     },
+    /// A node answers the leader, in its term.
+    Answer {
+        /// Who.
+        from: NodeId,
+        /// Whether it is about to end, if it says so.
+        stopping: Option<bool>,
+    },
     /// Somebody wants to read.
     Read(RequestId),
     /// Somebody wants to leave.
@@ -93,6 +100,10 @@ fn word(raft: &Raft, from: NodeId, message: &Message) -> Told {
         }
         Message::InstallSnapshot { position, .. } => Some(position.index),
         Message::Heartbeat(_) | Message::CommitNotice { .. } => None,
+        Message::AppendEntriesReply(_) => return answer(raft, from, message.term(), None),
+        Message::HeartbeatReply(reply) => {
+            return answer(raft, from, reply.term, Some(reply.health.stopping));
+        }
         _ => return Told::Other,
     };
     let (term, mine) = (message.term(), raft.term());
@@ -102,5 +113,12 @@ fn word(raft: &Raft, from: NodeId, message: &Message) -> Told {
         Told::Leader { shows, term }
     } else {
         Told::Other
+    }
+}
+
+fn answer(raft: &Raft, from: NodeId, term: Term, stopping: Option<bool>) -> Told {
+    match raft.role() {
+        RoleName::Leader if raft.term() == term => Told::Answer { from, stopping },
+        _ => Told::Other,
     }
 }

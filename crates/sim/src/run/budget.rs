@@ -25,7 +25,8 @@ impl Run<'_> {
     }
 
     /// Whether this node's promises may be lost: of every configuration a majority keeps its own. One node
-    /// at a time may be about to lose them: it looks well, and may be made a voter meanwhile.
+    /// at a time may be about to lose them: it looks well, and may be made a voter meanwhile. So may a
+    /// learner that is lost, before its leader notices: it counts as a voter, in the place of any other.
     pub fn may_lose(&self, at: Address) -> bool {
         let Some(lost) = self.id(at) else {
             return false;
@@ -39,9 +40,14 @@ impl Run<'_> {
         }
         let ids: BTreeSet<NodeId> = self.begun.iter().filter_map(|at| self.id(*at)).collect();
         let keeps = |id: NodeId| id != lost && ids.contains(&id) && !self.doomed.contains(&id);
-        self.configurations()
-            .iter()
-            .all(|configuration| configuration.is_quorum(keeps))
+        self.configurations().iter().all(|configuration| {
+            let mut in_place_of = BTreeSet::from([lost]);
+            if configuration.learners.contains(&lost) {
+                in_place_of = configuration.all_voters();
+            }
+            let kept_without = |other| configuration.is_quorum(|id| id != other && keeps(id));
+            in_place_of.into_iter().all(kept_without)
+        })
     }
 
     /// Whether this node may be put back to that image though nobody might notice: what it has promised

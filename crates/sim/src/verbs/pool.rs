@@ -17,6 +17,7 @@ const MUST_HAPPEN: &[&str] = &[
     "configuration change",
     "crash within an install",
     "damage found",
+    "deaf voter",
     "disk failed",
     "election",
     "election lost",
@@ -51,6 +52,8 @@ const MUST_HAPPEN: &[&str] = &[
     "suspect",
     "transfer",
     "truncation",
+    "two leaders died",
+    "unheard heir",
 ];
 
 /// A pool that is smaller than this need not have seen everything.
