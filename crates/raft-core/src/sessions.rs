@@ -125,7 +125,8 @@ pub enum SessionRefusal {
     /// No such session: it has expired, or never was.
     #[error("the session has expired")]
     Expired,
-    /// The client has acknowledged this sequence; it cannot be a retry that anyone waits for.
+    /// The client has acknowledged this sequence, so that it cannot be a retry that anyone waits for; or it
+    /// lies before the last [`SESSION_WINDOW`].
     #[error("the sequence was acknowledged before")]
     Stale,
 }

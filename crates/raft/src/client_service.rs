@@ -163,7 +163,8 @@ impl ClientService {
             ),
             Answer::Stale => self.refuse(
                 ErrorKind::StaleSequence,
-                "the client has acknowledged this sequence before: it was not applied again",
+                "the client has acknowledged this sequence, or sent so many behind it that its outcome is no \
+                 longer kept: it was not applied again",
             ),
             Answer::LogFull(sentence) => self.refuse(ErrorKind::LogFull, &sentence),
             Answer::Replaced => self.refuse(
