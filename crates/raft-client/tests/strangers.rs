@@ -149,7 +149,6 @@ async fn holds(said: [Vec<Says>; 2], calls: Vec<Call>) {
         timeout: TIMEOUT,
     });
     let only_puts = calls.iter().all(|call| matches!(call, Call::Put));
-    let mut sent_before = [0, 0];
     for (number, call) in calls.into_iter().enumerate() {
         let entry = Bytes::from(format!("PUT k {number}"));
         let begun = Instant::now();
@@ -169,17 +168,14 @@ async fn holds(said: [Vec<Says>; 2], calls: Vec<Call>) {
             assert!(!error.to_string().trim().is_empty(), "{error:?}");
         }
         // A definite error is true of all attempts.
-        let sent: Vec<usize> = nodes.iter().map(|node| node.entries().len()).collect();
-        let in_doubt = (0..2).any(|at| {
-            let steps = doubtful[at].get(sent_before[at]..).unwrap_or_default();
-            let attempts = sent[at] - sent_before[at];
-            steps.iter().take(attempts).any(|doubt| *doubt)
+        let in_doubt = nodes.iter().zip(&doubtful).any(|(node, doubtful)| {
+            let mut attempts = node.entries().into_iter().zip(doubtful);
+            attempts.any(|(sent, doubt)| *doubt && sent == entry)
         });
         if only_puts && in_doubt {
             let told = matches!(ended, Ok(()) | Err(ClientError::OutcomeUnknown(_)));
             assert!(told, "{ended:?}, and entry {number} may stand somewhere");
         }
-        sent_before = [sent[0], sent[1]];
     }
     // A number stands for one entry, however often it was sent, and to whom.
     let mut numbered = std::collections::BTreeMap::new();
