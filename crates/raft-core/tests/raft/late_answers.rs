@@ -2,10 +2,9 @@
 //! that once wedged a peer, condemned a healthy one, or believed a sick one.
 
 use crate::one::*;
-use raft_core::message::HeartbeatReply;
 use raft_core::{
-    Configuration, Effect, Event, Health, Input, Message, NodeId, Options, Payload, Proposal,
-    Refusal, RoleName,
+    Configuration, Effect, Event, Input, Message, NodeId, Options, Payload, Proposal, Refusal,
+    RoleName,
 };
 
 /// §5.3: entries are being read from the disk for a peer, when a late acknowledgement shows that it has
@@ -363,16 +362,7 @@ fn the_dropped_hear_it_though_they_acknowledge_last() {
 fn who_is_about_to_end_takes_nothing_over() {
     let mut leader = One::leader(1, &[1, 2, 3], &[1, 1]);
     let term = leader.raft.term();
-    let health = Health {
-        stopping: true,
-        ..Health::default()
-    };
-    let reply = HeartbeatReply {
-        term,
-        round: 0,
-        health,
-    };
-    leader.hear(2, Message::HeartbeatReply(reply));
+    leader.hear(2, stopping_reply(term));
     let effects = leader.wait(milliseconds(400));
     assert_eq!(heartbeats(&effects)[0].1.succession, [node(3)]);
 

@@ -113,6 +113,41 @@ pub fn heartbeat_reply(term: Term, round: u64) -> Message {
     })
 }
 
+/// Outside of any round of reads.
+pub fn health_reply(term: Term, health: Health) -> Message {
+    let round = 0;
+    Message::HeartbeatReply(HeartbeatReply {
+        term,
+        round,
+        health,
+    })
+}
+
+/// It is about to end.
+pub fn stopping_reply(term: Term) -> Message {
+    let health = Health {
+        stopping: true,
+        ..Health::default()
+    };
+    health_reply(term, health)
+}
+
+/// Who was told to take over, and the token that it may show.
+pub fn told(effects: &[Effect]) -> Vec<(NodeId, u64)> {
+    let mut found = Vec::new();
+    for (to, message) in sent(effects) {
+        if let Message::TimeoutNow { token, .. } = message {
+            found.push((to, token));
+        }
+    }
+    found
+}
+
+/// Who was told to take over.
+pub fn heirs(effects: &[Effect]) -> Vec<NodeId> {
+    told(effects).into_iter().map(|(to, _)| to).collect()
+}
+
 pub fn ask(term: Term, pre_vote: bool, last: Position) -> Message {
     Message::RequestVote(RequestVote {
         term,

@@ -7,21 +7,6 @@ use crate::one::*;
 use crate::snapshots;
 use crate::world::World;
 
-/// Who was told to take over, and the token that it may show.
-fn told(effects: &[Effect]) -> Vec<(NodeId, u64)> {
-    let mut found = Vec::new();
-    for (to, message) in sent(effects) {
-        if let Message::TimeoutNow { token, .. } = message {
-            found.push((to, token));
-        }
-    }
-    found
-}
-
-fn heirs(effects: &[Effect]) -> Vec<NodeId> {
-    told(effects).into_iter().map(|(to, _)| to).collect()
-}
-
 fn outcomes(effects: &[Effect]) -> Vec<&'static str> {
     let outcome = |effect: &Effect| match effect {
         Effect::Event(Event::Transfer { outcome, .. }) => Some(*outcome),
@@ -285,12 +270,7 @@ fn the_fittest_voter_is_the_heir() {
         ..Health::default()
     };
     let (term, last) = (one.raft.term(), one.raft.last().index);
-    let reply = message::HeartbeatReply {
-        term,
-        round: 0,
-        health,
-    };
-    one.hear(3, Message::HeartbeatReply(reply));
+    one.hear(3, health_reply(term, health));
     assert_eq!(heirs(&one.settle(Input::Transfer { to: None })), []);
     assert_eq!(heirs(&one.hear(2, ack(term, last))), [node(2)]);
 }

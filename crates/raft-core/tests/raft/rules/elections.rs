@@ -134,14 +134,7 @@ fn e1_the_order_of_succession() {
             state_machine_sick: false,
             stopping: false,
         };
-        one.hear(
-            peer,
-            Message::HeartbeatReply(HeartbeatReply {
-                term,
-                round: 0,
-                health,
-            }),
-        );
+        one.hear(peer, health_reply(term, health));
     }
     let effects = one.wait(one.options.heartbeat_interval);
     let expected: Vec<_> = [4, 3, 5, 2].into_iter().map(node).collect();
@@ -161,13 +154,7 @@ fn e1_who_was_not_heard_stands_last() {
         state_machine_sick: true,
         ..Health::default()
     };
-    let round = 0;
-    let reply = HeartbeatReply {
-        term,
-        round,
-        health,
-    };
-    one.hear(4, Message::HeartbeatReply(reply));
+    one.hear(4, health_reply(term, health));
     let order = |one: &mut One| {
         let effects = one.wait(one.options.heartbeat_interval);
         heartbeats(&effects)[0].1.succession.clone()

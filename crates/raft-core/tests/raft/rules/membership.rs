@@ -53,25 +53,6 @@ fn m1_an_heir_that_begins_to_leave_is_not_told() {
 /// in what is left of the time. A leader whose disk is sick needs that most (D4).
 #[test]
 fn m1_an_heir_that_stops_gives_way_to_the_next() {
-    let stopping = |term| {
-        let health = Health {
-            stopping: true,
-            ..Health::default()
-        };
-        let round = 0;
-        Message::HeartbeatReply(HeartbeatReply {
-            term,
-            round,
-            health,
-        })
-    };
-    let told = |effects: &[Effect]| {
-        let told = |(to, message)| matches!(message, Message::TimeoutNow { .. }).then_some(to);
-        sent(effects)
-            .into_iter()
-            .filter_map(told)
-            .collect::<Vec<NodeId>>()
-    };
     for sick in [false, true] {
         let mut one = One::leader(1, &[1, 2, 3], &[1]);
         let term = one.raft.term();
@@ -87,11 +68,11 @@ fn m1_an_heir_that_stops_gives_way_to_the_next() {
             one.settle(Input::Transfer { to: None });
         }
         let begun = one.now;
-        assert_eq!(told(&one.hear_only(2, stopping(term))), []);
+        assert_eq!(heirs(&one.hear_only(2, stopping_reply(term))), []);
         let last = one.raft.last().index;
-        assert_eq!(told(&one.hear_only(2, ack(term, last))), []);
+        assert_eq!(heirs(&one.hear_only(2, ack(term, last))), []);
         assert_eq!(
-            told(&one.hear_only(3, ack(term, last))),
+            heirs(&one.hear_only(3, ack(term, last))),
             [node(3)],
             "sick: {sick}"
         );
@@ -107,7 +88,7 @@ fn m1_an_heir_that_stops_gives_way_to_the_next() {
     }
 }
 
-/// M1: the last heir begins to stop: a sick leader leads no more (D4), and a sound one leads on.
+/// M1: the last heir begins to stop: a sound leader leads on, and takes entries.
 #[test]
 fn m1_without_any_heir_left_the_sound_lead_on() {
     let mut one = One::leader(1, &[1, 2], &[1]);
@@ -115,17 +96,7 @@ fn m1_without_any_heir_left_the_sound_lead_on() {
     one.put("x");
     one.settle(Input::Transfer { to: None });
     assert_eq!(refused(&one.put("y")), Some(Refusal::Transferring));
-    let health = Health {
-        stopping: true,
-        ..Health::default()
-    };
-    let round = 0;
-    let reply = HeartbeatReply {
-        term,
-        round,
-        health,
-    };
-    one.hear(2, Message::HeartbeatReply(reply));
+    one.hear(2, stopping_reply(term));
     assert_eq!(refused(&one.put("y")), None);
 }
 
